@@ -1,0 +1,1 @@
+"""The deterministic core: integers only; no I/O, no clock, no randomness, no logging."""

@@ -1,0 +1,124 @@
+"""What a third party needs to check a decision: every figure that went into it, exact, in contract notation.
+
+The record is written with each order. It holds no float and nothing that is not state or input: whoever has it can
+recompute equity, maintenance margin, bankruptcy and limit price with pencil and paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.core.book import LEG_NAMES
+from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, RATE, notional_parts, tier_of
+from engine.core.margin import entry_price, margin_ratio, position_margins
+from engine.core.rejects import place_fields
+from engine.core.shard import Shard
+from engine.units import PPM, format_ppm, format_scaled, format_units
+
+
+def decision_record(shard: Shard, row: int, plan: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ``decision`` of the orders in ``plan`` for a row, at the prices in force."""
+    book = shard.book
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    symbols = list(dict.fromkeys(symbol for symbol, _ in book.row_positions[row]))
+    return {
+        "equity": format_units(equity),
+        "maintenance_margin": format_units(maintenance),
+        "target": {
+            "buffer": format_ppm(book.policy.target_buffer_ppm),
+            "equity": format_units(target_equity(maintenance, book.policy.target_buffer_ppm)),
+        },
+        "marks": [mark_fields(shard, symbol) for symbol in symbols],
+        "asset_prices": [asset_price_fields(shard, asset) for asset in row_assets(shard, row)],
+        "positions": position_fields(shard, row),
+        "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(shard, row)],
+        "costs": [cost_fields(shard, symbol) for symbol in symbols],
+        "plan": plan,
+        "policy_version": book.policy_version,
+        "input": place_fields(shard.origin),
+    }
+
+
+def target_equity(maintenance: int, buffer_ppm: int) -> int:
+    """Return (1 + buffer) x MM, rounded up: the equity at which an episode may stop."""
+    return maintenance - (-maintenance * buffer_ppm // PPM)
+
+
+def row_assets(shard: Shard, row: int) -> list[int]:
+    """Return the assets a row's equity depends on, by name: its balances and what its positions settle in."""
+    book = shard.book
+    assets = {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
+    assets |= {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    return sorted(assets, key=lambda asset: book.assets[asset].name)
+
+
+def mark_fields(shard: Shard, symbol: int) -> dict[str, Any]:
+    """Return a mark as it was used."""
+    instrument, mark = shard.book.instruments[symbol], shard.book.marks[symbol]
+    return {"symbol": instrument.symbol, "price": format_scaled(mark.value, instrument.price_decimals), "ts": mark.ts}
+
+
+def asset_price_fields(shard: Shard, asset: int) -> dict[str, Any]:
+    """Return an asset price as it was used."""
+    price = shard.book.asset_prices[asset]
+    return {"asset": shard.book.assets[asset].name, "price": format_units(price.value), "ts": price.ts}
+
+
+def position_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
+    """Return the row's positions with the tier that holds for each."""
+    book, fields = shard.book, []
+    for position in position_margins(book, row):
+        instrument, tiers = book.instruments[position.symbol], book.tiers[position.symbol]
+        spec, mark = book.specs[position.symbol], book.marks[position.symbol].value
+        floor, _, _ = notional_parts(spec, abs(position.size), mark)
+        tier = tiers[tier_of(tiers, floor)]
+        fields.append(
+            {
+                "symbol": instrument.symbol,
+                "leg": LEG_NAMES[position.leg],
+                "qty": format_scaled(position.size, instrument.size_decimals),
+                "entry_price": entry_price(book, position.symbol, position.size, position.cost),
+                "cost": format_units(position.cost),
+                "notional": format_units(position.notional_up),
+                "tier_floor": format_units(int(tier[FLOOR])),
+                "tier_rate": format_ppm(int(tier[RATE])),
+                "deduction": format_scaled(int(tier[DEDUCTION]) * PPM + int(tier[DEDUCTION_PPM]), 14),
+                "unrealised_pnl": format_units(position.pnl_floor),
+                "maintenance_margin": format_units(position.maintenance),
+            }
+        )
+    return fields
+
+
+def collateral_fields(shard: Shard, row: int, asset: int) -> dict[str, Any]:
+    """Return a balance with what it counts for."""
+    book = shard.book
+    balance = book.wallet(row, asset)
+    return {
+        "asset": book.assets[asset].name,
+        "balance": format_units(balance),
+        "weights": [[format_units(floor), format_ppm(weight)] for floor, weight in book.assets[asset].weights],
+        "value": format_units(book.balance_value(asset, balance)),
+    }
+
+
+def cost_fields(shard: Shard, symbol: int) -> dict[str, Any]:
+    """Return the cost rates a close of this symbol is expected to have."""
+    instrument = shard.book.instruments[symbol]
+    return {
+        "symbol": instrument.symbol,
+        "taker_fee": format_ppm(instrument.taker_fee_ppm),
+        "liquidation_fee": format_ppm(instrument.liquidation_fee_ppm),
+        "slippage": format_ppm(instrument.slippage_ppm),
+    }
+
+
+def standing_fields(shard: Shard, row: int) -> dict[str, Any]:
+    """Return the subject and margin figures that several events share."""
+    equity, maintenance = shard.book.equity(row), shard.book.maintenance(row)
+    return {
+        **shard.subject(row),
+        "equity": format_units(equity),
+        "maintenance_margin": format_units(maintenance),
+        "margin_ratio": margin_ratio(equity, maintenance),
+    }

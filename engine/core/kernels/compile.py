@@ -1,0 +1,62 @@
+"""How kernels are compiled: one decorator, cached on disk where that is safe.
+
+numba's on-disk cache does not notice edits in *other* modules that a kernel calls, so the cache lives in a directory
+named by a hash of every kernel source and of the versions that shape machine code; a changed source never meets an old
+binary. Where no cache directory can be written (a read-only file system) kernels compile in memory: slower to start,
+never wrong. This module must be imported before any kernel is decorated, which importing ``kernel`` from it ensures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import njit
+
+
+def source_hash() -> str:
+    """Return a hash of all kernel sources and of Python, numba, llvmlite and numpy versions."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    digest.update("\0".join(versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def try_cache_dir() -> Path | None:
+    """Return a writable directory for this source hash, or None where there is none."""
+    configured = getattr(numba.config, "CACHE_DIR", "")
+    parent = Path(configured) if configured else Path(__file__).parent / "__pycache__"
+    for root in (parent, Path(tempfile.gettempdir()) / "liq-engine"):
+        directory = root / f"kernels-{source_hash()}"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                return directory
+        except OSError:
+            continue
+    return None
+
+
+CACHE_DIR = try_cache_dir()
+if CACHE_DIR is not None:
+    numba.config.CACHE_DIR = str(CACHE_DIR)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` in nopython mode, cached on disk where possible."""
+    return njit(cache=CACHE_DIR is not None)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a leaf helper that is worth inlining into its callers by LLVM."""
+    return njit(cache=CACHE_DIR is not None, forceinline=True)(function)

@@ -1,0 +1,276 @@
+"""How an account that can no longer carry its positions is dealt with, from the margin call to the end.
+
+One *episode* per row at a time. ``examine`` is called for every row a step may have changed; it either finds nothing
+to do, holds the row for a stated reason, or starts or goes on with an episode. ``decide`` says what comes next and
+changes nothing; ``pursue`` carries it out and asks again, until the row is healthy, empty, or something is in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.core import ledger
+from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, Book
+from engine.core.debts import Sale, is_insolvent, owed_assets, plan_sales, settle_debts
+from engine.core.decision import decision_record, standing_fields, target_equity
+from engine.core.episode import end_episode, start_episode
+from engine.core.events import EVENTS_TOPIC, ORDERS_TOPIC
+from engine.core.kernels.margin import is_at_ratio
+from engine.core.kernels.reprice import CALLED, FLAGS
+from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, limit_price
+from engine.core.pricing import symbol_notional
+from engine.core.shard import Episode, Order, Shard
+from engine.core.takeover import run_waterfall
+from engine.units import PPM, UNIT, format_scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A reduce-only order to send: ``size`` is the signed change of the position, prices in steps."""
+
+    symbol: int
+    leg: int
+    size: int
+    limit: int
+    bankruptcy: int | None
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The episode is over."""
+
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Orders to send now."""
+
+    closes: list[Close] = field(default_factory=list)
+    sales: list[Sale] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The positions go to the fund and to winners."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettleDebts:
+    """Nothing is left to sell: the fund pays what it can, the rest is written off."""
+
+
+Decision = End | Send | TakeOver | SettleDebts
+
+
+def examine(shard: Shard, row: int, cause: str) -> None:
+    """Look at one row and do what its standing calls for."""
+    book = shard.book
+    if row == INSURANCE_ROW or not book.is_priced(row):
+        return
+    episode = shard.episodes.get(row)
+    if episode is None:
+        in_trouble = is_row_liquidatable(book, row) or is_insolvent(book, row)
+        if book.is_warm(row):
+            call_margin(shard, row)
+        reason = try_hold(shard, row) if in_trouble else None
+        update_hold(shard, row, reason)
+        if not in_trouble or reason is not None:
+            return
+        episode = start_episode(shard, row, cause)
+    else:
+        update_hold(shard, row, try_hold(shard, row))
+    pursue(shard, episode)
+
+
+def call_margin(shard: Shard, row: int) -> None:
+    """Send a margin call once per crossing of the call ratio; re-arm it below the re-arm ratio."""
+    book, policy = shard.book, shard.book.policy
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    is_called = bool(book.state[row, FLAGS] & CALLED)
+    if not is_called and is_at_ratio(equity, maintenance, policy.margin_call_ratio_ppm):
+        book.state[row, FLAGS] |= CALLED
+        shard.emit(EVENTS_TOPIC, book.accounts[row], "margin_call", standing_fields(shard, row))
+    elif is_called and not is_at_ratio(equity, maintenance, policy.margin_call_rearm_ppm):
+        book.state[row, FLAGS] &= ~CALLED
+
+
+def try_hold(shard: Shard, row: int) -> dict[str, str] | None:
+    """Return why a row may not be acted on now (reason, and symbol where one is the cause), or None."""
+    book = shard.book
+    if not book.is_warm(row):
+        return {"reason": "warming_up"}
+    if not shard.paused:
+        return None
+    if "all" in shard.paused:
+        return {"reason": "paused"}
+    for symbol, _ in book.row_positions[row]:
+        name = book.instruments[symbol].symbol
+        if name in shard.paused:
+            return {"reason": "paused", "symbol": name}
+    return None
+
+
+def update_hold(shard: Shard, row: int, reason: dict[str, str] | None) -> None:
+    """Begin, change or end the hold of a row, each with its event."""
+    before = shard.holds.get(row)
+    if before == reason:
+        return
+    account = shard.book.accounts[row]
+    if before is not None:
+        del shard.holds[row]
+        shard.emit(EVENTS_TOPIC, account, "liquidation_released", {**shard.subject(row), **before})
+    if reason is not None:
+        shard.holds[row] = reason
+        shard.emit(EVENTS_TOPIC, account, "liquidation_held", {**shard.subject(row), **reason})
+    shard.watch(row)
+
+
+def pursue(shard: Shard, episode: Episode) -> None:
+    """Carry the episode on until it ends, waits for an answer, or is held."""
+    row = episode.row
+    while not episode.orders and row not in shard.holds:
+        match decide(shard.book, episode):
+            case End(outcome):
+                end_episode(shard, episode, outcome)
+                return
+            case Send(closes, sales):
+                send_orders(shard, episode, closes, sales)
+            case TakeOver():
+                if not run_waterfall(shard, episode):
+                    shard.stuck.add(row)
+                    return
+                shard.stuck.discard(row)
+            case SettleDebts():
+                settle_debts(shard, episode)
+
+
+def decide(book: Book, episode: Episode) -> Decision:
+    """Return what comes next for a row in an episode with nothing in flight; changes nothing."""
+    row, policy = episode.row, book.policy
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    if not book.row_positions[row]:
+        if equity > 0 or not owed_assets(book, row):
+            return End(episode.outcome or "closed")
+        sales = plan_sales(book, row)
+        return Send(sales=sales) if sales else SettleDebts()
+    if not is_row_liquidatable(book, row) and equity >= target_equity(maintenance, policy.target_buffer_ppm):
+        return End("healthy")
+    # E <= takeover_ratio x MM; with a ratio of 0 that is E <= 0.
+    if equity * PPM <= policy.takeover_ratio_ppm * maintenance or episode.attempts >= policy.max_attempts:
+        return TakeOver()
+    return Send(closes=plan_closes(book, row))
+
+
+def plan_closes(book: Book, row: int) -> list[Close]:
+    """Return the closes that the policy orders for a row now: every position in full, by symbol then leg."""
+    closes = []
+    for symbol, leg in book.row_positions[row]:
+        size, _ = book.position(row, symbol, leg)
+        bankruptcy = bankruptcy_price(book, row, symbol, leg)
+        limit = limit_price(book, symbol, size, bankruptcy)
+        closes.append(Close(symbol, leg, -size, limit, bankruptcy, "full"))
+    return closes
+
+
+def send_orders(shard: Shard, episode: Episode, closes: list[Close], sales: list[Sale]) -> None:
+    """Send closes and sales, each with the same decision record."""
+    book, row = shard.book, episode.row
+    plan = [close_fields(book, close) for close in closes] + [sale.fields(book) for sale in sales]
+    decision = decision_record(shard, row, plan)
+    planned: list[Close | Sale] = [*closes, *sales]
+    for fields, order in zip(plan, planned, strict=True):
+        order_id = shard.next_order_id(episode)
+        names = {"order_id": order_id, "liquidation_id": episode.liquidation_id, **shard.subject(row)}
+        if isinstance(order, Close):
+            sent = Order(
+                order_id,
+                row,
+                shard.due_ts(),
+                symbol=order.symbol,
+                leg=order.leg,
+                size=order.size,
+                left=order.size,
+                limit=order.limit,
+                bankruptcy=order.bankruptcy,
+            )
+            terms = {"time_in_force": "IOC", "reduce_only": True}
+            leg = {"leg": LEG_NAMES[order.leg]} if order.leg else {}
+            body = {**names, **leg, **fields, **terms, "decision": decision}
+            shard.emit(ORDERS_TOPIC, book.accounts[row], "liquidation_order", body)
+        else:
+            sent = Order(
+                order_id, row, shard.due_ts(), asset=order.asset, for_asset=order.for_asset, amount=order.amount
+            )
+            body = {**names, **fields, "decision": decision}
+            shard.emit(ORDERS_TOPIC, book.accounts[row], "collateral_sale", body)
+        shard.send(episode, sent)
+
+
+def close_fields(book: Book, close: Close) -> dict[str, str | None]:
+    """Return a close as ``plan`` and ``liquidation_order`` print it."""
+    instrument = book.instruments[close.symbol]
+    return {
+        "symbol": instrument.symbol,
+        "side": "sell" if close.size < 0 else "buy",
+        "qty": format_scaled(abs(close.size), instrument.size_decimals),
+        "limit_price": format_price(close.limit, instrument.price_decimals),
+        "bankruptcy_price": format_price(close.bankruptcy, instrument.price_decimals),
+        "stage": close.stage,
+    }
+
+
+def note_fill(shard: Shard, episode: Episode, order: Order, size: int, price: int, paid: int) -> None:
+    """Account for a fill of an order in flight: what is left of it, the liquidation fee, what it cost.
+
+    ``size`` signed steps, ``price`` steps, ``paid`` the trading fee in settlement units.
+    """
+    book, row, symbol = shard.book, episode.row, order.symbol
+    instrument, asset = book.instruments[symbol], book.settle[symbol]
+    asset_price = book.asset_prices[asset].value
+    notional = symbol_notional(book, symbol, abs(size), price)
+    episode.attempts = 0
+    order.is_filled = True
+    done = min(abs(size), abs(order.left))
+    order.left -= done if order.left > 0 else -done
+    # The fee never takes what the account does not have: a deficit is settled once, at the end.
+    room = max(0, book.equity(row)) * UNIT // asset_price if asset_price else 0
+    fee = min(-(-notional * instrument.liquidation_fee_ppm // PPM), room)
+    surplus = min(beaten(book, order, size, price), room - fee) if book.policy.surplus == "insurance" else 0
+    for amount, cause in ((fee, "liquidation_fee"), (surplus, "surplus")):
+        if amount > 0:
+            before = book.wallet(INSURANCE_ROW, asset)
+            ledger.pay_insurance(book, row, asset, amount)
+            names = {"account": book.accounts[row], "liquidation_id": episode.liquidation_id}
+            shard.note_fund(asset, before, cause, **names)
+    at_mark, at_fill = (ledger.fill_cash(book, symbol, size, at) for at in (book.marks[symbol].value, price))
+    worth = notional * asset_price // UNIT
+    episode.closed.append((symbol, order.leg, size))
+    episode.closed_notional += worth
+    episode.cost += (paid + fee + surplus + at_mark - at_fill) * asset_price // UNIT
+    shard.counters.notional_liquidated += worth
+    if order.left == 0:
+        shard.end_order(episode, order)
+
+
+def beaten(book: Book, order: Order, size: int, price: int) -> int:
+    """Return by how much a fill was better than the order's bankruptcy price, in settlement units."""
+    if order.bankruptcy is None or order.bankruptcy <= 0:
+        return 0
+    symbol = order.symbol
+    return max(0, ledger.fill_cash(book, symbol, size, price) - ledger.fill_cash(book, symbol, size, order.bankruptcy))
+
+
+def sweep_bucket(shard: Shard, row: int) -> None:
+    """Move what a bucket without a position has left to the account's cross wallet."""
+    book = shard.book
+    bucket = book.buckets[row]
+    if bucket == CROSS or book.row_positions[row] or row in shard.episodes:
+        return
+    asset = book.settle[book.symbol_index[bucket]]
+    rest = book.wallet(row, asset)
+    if rest > 0:
+        cross = book.open_row(book.accounts[row], CROSS)
+        ledger.pay_row(book, row, cross, asset, rest)
+        shard.dirty.add(cross)

@@ -1,0 +1,111 @@
+"""In which order things happen: ``apply(batch)`` folds messages over the book, one step at a time.
+
+A step is one message. In it, in this order: (1) apply it; (2) timers now due, by due time then account; (3) examine
+the rows it can have changed, worst first; (4) answers of the simulated venue, each a message of the same ts, until
+none is left. The same messages give the same outputs in any batch size: nothing is carried from batch to batch but
+the state itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from fractions import Fraction
+
+from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Message, Origin, Output, Reject
+from engine.core.intake import DUPLICATE, IGNORED, Applied, apply_event, key_of
+from engine.core.liquidation import examine, note_fill, sweep_bucket
+from engine.core.refusal import Refusal
+from engine.core.rejects import reject_fields
+from engine.core.shard import Shard
+
+VENUE = Origin("venue", -1, 0)
+
+
+class Machine:
+    """The engine as a pure fold: same shard, same messages, same outputs."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+
+    def apply(self, batch: Iterable[Message]) -> list[Output]:
+        """Apply messages in order; return the outputs they caused, in order of ``seq``."""
+        for message in batch:
+            self._take(message)
+        outputs, self.shard.outputs = self.shard.outputs, []
+        return outputs
+
+    def _take(self, message: Message) -> None:
+        """Apply one input and all that the simulated venue answers to it."""
+        shard = self.shard
+        shard.counters.messages += 1
+        shard.origin = message.origin
+        event = message.event
+        if isinstance(event, Ignored):
+            shard.counters.ignored += 1
+            return
+        if isinstance(event, Reject):
+            self._refuse(Refusal(event.reason, event.detail), event.payload, message.origin.topic)
+            return
+        self._step(event, message.payload)
+        if shard.venue is not None:
+            answers = 0
+            while (answer := shard.venue.next_event(shard)) is not None:
+                answers += 1
+                shard.origin = VENUE._replace(offset=answers)
+                self._step(answer, b"")
+
+    def _step(self, event: Event, payload: bytes) -> None:
+        shard = self.shard
+        outcome = apply_event(shard, event)
+        if isinstance(outcome, Refusal):
+            self._refuse(outcome, payload, key_of(event))
+            return
+        if not isinstance(outcome, Applied):
+            shard.counters.duplicates += outcome == DUPLICATE
+            shard.counters.ignored += outcome == IGNORED
+            return
+        shard.counters.accepted += 1
+        if outcome.filled is not None:
+            note_fill(shard, *outcome.filled)
+        rows = {*outcome.rows, *self._due_rows(), *shard.stuck}
+        for row in outcome.rows if outcome.cause == "fill" else ():
+            sweep_bucket(shard, row)
+        while rows or shard.dirty:
+            rows |= shard.dirty
+            shard.dirty.clear()
+            for row in self._worst_first(rows):
+                examine(shard, row, outcome.cause)
+                sweep_bucket(shard, row)
+            rows = set()
+
+    def _refuse(self, refusal: Refusal, payload: bytes, key: str) -> None:
+        shard = self.shard
+        shard.counters.rejected[refusal.reason] += 1
+        shard.emit(
+            DEAD_LETTERS_TOPIC, key, "reject", reject_fields(refusal.reason, refusal.detail, payload, shard.origin)
+        )
+
+    def _due_rows(self) -> list[int]:
+        """End the orders whose time is up, by due time then account; return their rows."""
+        shard, rows = self.shard, []
+        while shard.timers and shard.timers[0][0] <= shard.clock:
+            *_, order_id = heapq.heappop(shard.timers)
+            waiting = shard.open_order(order_id)
+            if waiting is not None:
+                shard.end_order(*waiting)
+                rows.append(waiting[0].row)
+        return rows
+
+    def _worst_first(self, rows: set[int]) -> list[int]:
+        """Return rows by E / MM, lowest first, ties by account then bucket; rows without margin last, by account."""
+        if len(rows) < 2:
+            return list(rows)
+        book = self.shard.book
+
+        def standing(row: int) -> tuple[bool, Fraction, str, str]:
+            maintenance = book.maintenance(row)
+            ratio = Fraction(book.equity(row), maintenance) if maintenance > 0 else Fraction(0)
+            return maintenance <= 0, ratio, book.accounts[row], book.buckets[row]
+
+        return sorted(rows, key=standing)

@@ -1,0 +1,293 @@
+"""The cheapest reduce-only closes and collateral sales that make an account healthy again (CONTRACT 5.3).
+
+How the plan is found, all in exact integers (a *lever* is a position to close or
+a balance to sell, ``levers.py``; its *ladder* is what it gives from the top down, ``certificate.py``):
+
+1. Every position is a ladder of tier slices from the top, every asset that can be sold one of weight slices. Closing
+   one unit of notional at rate r frees r x (1 + b) - c; selling one unit of value of weight w frees 1 - slippage - w.
+2. The ladders are cut into runs of whole lots that free at one constant rate. A lot that spans two slices is a run of
+   its own, so a plan is whole lots throughout and only its last run can be taken in part, rounded up to the lot.
+3. Runs are taken by cost per unit freed until the deficit is freed. A run that frees nothing is never taken.
+4. The margin after the plan is predicted with the contract's roundings. Where a rounding leaves it short, more is
+   taken; then, from the dearest to the cheapest, each ladder gives back the lots that are not needed (prune).
+5. A position whose rest would be under ``min_notional`` is closed whole, and the others are planned again around it.
+6. Where nothing short of everything suffices, everything is closed.
+
+What the contract leaves open, and how it is read here:
+
+* *Levels of depth.* The contract knows one cost per unit of notional, so each level costs the same, and which is taken
+  decides only between equals: the first ``depth`` of every position goes before the second of any, since a venue fills
+  one level per mark. Depth never makes a plan smaller or dearer.
+* *What a sale buys.* Proceeds that pay a debt count in full. Otherwise they count by the lowest weight of ``for_asset``
+  (an asset not listed has weight 1), so that a plan never counts on more than it gets; for the same reason one asset is
+  then sold for no more than the debt. Closing costs are counted in full, whatever the asset they are paid in.
+* *Positions left out.* The account's margin may hold more than the positions given (a paused or stale symbol): those
+  stay as they are, and "everything" means all that is given.
+* *whole tiers.* Slices are taken as if marginal, which frees no more than the whole table does; the prediction and
+  the prune go by the real table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from operator import ge
+from typing import Any, Literal
+
+from engine.core.certificate import Ladder, certificate
+from engine.core.kernels.margin import is_liquidatable
+from engine.core.levers import (
+    Close,
+    Closing,
+    PlanAccount,
+    PlanCollateral,
+    PlanPosition,
+    Sale,
+    Selling,
+    build_levers,
+    debt_sales,
+    equity_after_slippage,
+)
+from engine.core.params import Policy
+from engine.units import PPM, div_up, format_units
+
+__all__ = [
+    "Close",
+    "Plan",
+    "PlanAccount",
+    "PlanCollateral",
+    "PlanPosition",
+    "Sale",
+    "debt_sales",
+    "equity_after_slippage",
+    "plan_liquidation",
+]
+
+# Beyond this many levels of depth the rest of a position counts as one: it only breaks ties.
+LEVELS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to close and to sell, its expected cost in valuation units and why that is (nearly) the least."""
+
+    stage: Literal["partial", "full"]
+    closes: tuple[Close, ...]
+    sales: tuple[Sale, ...]
+    cost_units: int
+    certificate: dict[str, Any]
+
+
+def plan_liquidation(account: PlanAccount, policy: Policy) -> Plan:
+    """Return what to close and to sell so that the account meets its target; empty where it already does."""
+    search = _Search(account, policy)
+    nothing = [0] * len(search.levers)
+    if search.shortfall(nothing) == 0:
+        return search.plan(nothing, "partial")
+    lots: list[int] | None = None
+    if policy.partial == "cheapest":
+        lots = search.try_cheapest()
+    elif policy.partial == "fixed":
+        lots = search.fixed()
+    everything = [0 if lever.ladder.is_sale else lever.ladder.lots for lever in search.levers]
+    if lots is None or (any(everything) and all(map(ge, lots, everything))):
+        return search.plan(everything, "full")
+    return search.plan(lots, "partial")
+
+
+class _Search:
+    """One search for a plan; ``lots`` in its methods are lots per lever, in the order of ``levers``."""
+
+    def __init__(self, account: PlanAccount, policy: Policy) -> None:
+        self.account = account
+        self.policy = policy
+        self.levers = build_levers(account, policy)
+        # One millionth of a unit of equity, as ladders count what is freed.
+        self.points = self.levers[0].ladder.scale * PPM if self.levers else 1
+        self.runs = sorted(
+            (run for index, lever in enumerate(self.levers) for run in _runs(index, lever.ladder)),
+            key=lambda run: (run.price, run.level, self.levers[run.lever].ladder.name, run.start),
+        )
+
+    def try_cheapest(self) -> list[int] | None:
+        """Return the lots of the cheapest plan; None where nothing short of everything suffices."""
+        forced = [0] * len(self.levers)
+        while True:
+            lots = self.try_reach(forced)
+            if lots is None:
+                return None
+            self.prune(lots, forced)
+            dust = self.dust(lots)
+            if not dust:
+                return lots
+            # Each round closes at least one more position whole, so there are at most as many as positions.
+            for index in dust:
+                forced[index] = self.levers[index].ladder.lots
+
+    def try_reach(self, forced: Sequence[int]) -> list[int] | None:
+        """Return the forced lots and the cheapest others that meet the target together; None where none do."""
+        needed = self.shortfall([0] * len(self.levers)) * self.points
+        while True:
+            lots = self.take(needed, forced)
+            short = self.shortfall(lots)
+            if short == 0:
+                return lots
+            freed = self.freed(lots)
+            if freed < needed:
+                return None
+            # The roundings took more than the last lot had to spare: more than these lots free is needed.
+            needed = freed + short * self.points
+
+    def take(self, needed: int, forced: Sequence[int]) -> list[int]:
+        """Return the forced lots and as many of the runs, in their order, as free ``needed``."""
+        lots = list(forced)
+        needed -= self.freed(forced)
+        for run in self.runs:
+            if needed <= 0:
+                break
+            if forced[run.lever]:
+                continue
+            length = run.stop - run.start
+            if run.freed > needed:
+                length = div_up(needed * length, run.freed)
+            lots[run.lever] = run.start + length
+            needed -= run.freed
+        return lots
+
+    def freed(self, lots: Sequence[int]) -> int:
+        """Return what these lots free before any rounding, as ladders count it."""
+        ladders = [lever.ladder for lever in self.levers]
+        return sum(
+            ladder.freed_by(ladder.value_of(count)) for ladder, count in zip(ladders, lots, strict=True) if count
+        )
+
+    def prune(self, lots: list[int], forced: Sequence[int]) -> None:
+        """Give back, from the dearest run to the cheapest, the lots that the target does not need."""
+        effects = [lever.effect(count) for lever, count in zip(self.levers, lots, strict=True)]
+        for run in reversed(self.runs):
+            if run.start < lots[run.lever] <= run.stop and not forced[run.lever]:
+                lots[run.lever] = self.fewest(run.lever, lots[run.lever], effects)
+                effects[run.lever] = self.levers[run.lever].effect(lots[run.lever])
+
+    def fewest(self, index: int, lots: int, effects: Sequence[tuple[int, int]]) -> int:
+        """Return the fewest lots of one lever with which the target holds; with ``lots`` it does.
+
+        Every run taken frees something, so the target holds from some number of lots on, and halving finds it.
+        """
+        equity = self.account.equity_units + sum(effect[0] for effect in effects) - effects[index][0]
+        maintenance = self.account.maintenance_units + sum(effect[1] for effect in effects) - effects[index][1]
+        lever = self.levers[index]
+        short, enough, probe = -1, lots, lots - 1
+        while enough - short > 1:
+            equity_change, maintenance_change = lever.effect(probe)
+            if self.short_of_target(equity + equity_change, maintenance + maintenance_change) == 0:
+                enough = probe
+            else:
+                short = probe
+            probe = (short + enough) // 2
+        return enough
+
+    def dust(self, lots: Sequence[int]) -> list[int]:
+        """Return the levers whose position would keep a rest under ``min_notional``."""
+        found = []
+        for index, (lever, count) in enumerate(zip(self.levers, lots, strict=True)):
+            ladder = lever.ladder
+            is_cut = not ladder.is_sale and 0 < count < ladder.lots
+            if is_cut and ladder.value - ladder.value_of(count) < self.policy.min_notional_units * ladder.scale:
+                found.append(index)
+        return found
+
+    def fixed(self) -> list[int]:
+        """Return ``fraction`` of each position above ``fraction_above``, up to the lot; the others, and dust, whole."""
+        lots = []
+        for lever in self.levers:
+            ladder = lever.ladder
+            part_ppm = self.policy.fraction_ppm
+            if ladder.is_sale:
+                part_ppm = 0
+            elif ladder.value <= self.policy.fraction_above_units * ladder.scale:
+                part_ppm = PPM
+            lots.append(div_up(ladder.value * part_ppm, ladder.lot_value * PPM))
+        for index in self.dust(lots):
+            lots[index] = self.levers[index].ladder.lots
+        return lots
+
+    def shortfall(self, lots: Sequence[int]) -> int:
+        """Return what is missing after these lots, in millionths of a unit; 0 where the target holds."""
+        return self.short_of_target(*self.outcome(lots))
+
+    def outcome(self, lots: Sequence[int]) -> tuple[int, int]:
+        """Return equity and maintenance margin after these lots, at their expected cost."""
+        equity, maintenance = self.account.equity_units, self.account.maintenance_units
+        for lever, count in zip(self.levers, lots, strict=True):
+            if count:
+                equity_change, maintenance_change = lever.effect(count)
+                equity, maintenance = equity + equity_change, maintenance + maintenance_change
+        return equity, maintenance
+
+    def short_of_target(self, equity: int, maintenance: int) -> int:
+        """Return what equity misses to E >= (1 + b) MM and to leave the trigger, in millionths of a unit, or 0."""
+        below = self.policy.trigger == "below"
+        short = self.deficit(equity, maintenance)
+        if is_liquidatable(equity, maintenance, below):
+            return max(short, (maintenance - equity + (0 if below else 1)) * PPM)
+        return short
+
+    def deficit(self, equity: int, maintenance: int) -> int:
+        """Return (1 + b) MM - E in millionths of a unit, or 0 where that is less."""
+        return max((PPM + self.policy.target_buffer_ppm) * maintenance - PPM * equity, 0)
+
+    def plan(self, lots: Sequence[int], stage: Literal["partial", "full"]) -> Plan:
+        """Return these lots as a plan with its certificate."""
+        chosen = [(lever, count) for lever, count in zip(self.levers, lots, strict=True) if count]
+        cost_units = sum(lever.cost(count) for lever, count in chosen)
+        equity, maintenance = self.outcome(lots)
+        start = (self.account.equity_units, self.account.maintenance_units)
+        ladders = [lever.ladder for lever in self.levers]
+        proof = certificate(ladders, self.deficit(*start), self.short_of_target(*start), cost_units)
+        return Plan(
+            stage=stage,
+            closes=tuple(lever.order(count) for lever, count in chosen if isinstance(lever, Closing)),
+            sales=tuple(lever.order(count) for lever, count in chosen if isinstance(lever, Selling)),
+            cost_units=cost_units,
+            certificate={
+                "target": format_units(div_up((PPM + self.policy.target_buffer_ppm) * start[1], PPM)),
+                **proof,
+                "equity_after": format_units(equity),
+                "maintenance_margin_after": format_units(maintenance),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Lots ``start`` to ``stop`` of a lever, alike: ``freed`` by all of them together, ``price`` per unit freed."""
+
+    lever: int
+    start: int
+    stop: int
+    level: int
+    freed: int
+    price: Fraction
+
+
+def _runs(index: int, ladder: Ladder) -> list[_Run]:
+    """Return the runs of a ladder that free something, cut at the lots around each rung's end and at depth levels."""
+    cuts, end = {0}, 0
+    for rung in ladder.rungs:
+        end += rung.length
+        cuts |= {end // ladder.lot_value, div_up(end, ladder.lot_value)}
+    level_lots = ladder.level_lots or ladder.lots
+    cuts |= {level * level_lots for level in range(1, LEVELS_MAX + 1) if level * level_lots < ladder.lots}
+    runs, freed_above = [], 0
+    for start, stop in pairwise(sorted(cuts)):
+        freed_below = ladder.freed_by(ladder.value_of(stop))
+        freed = freed_below - freed_above
+        if freed <= 0:
+            break
+        cost = ladder.cost_ppm * (ladder.value_of(stop) - ladder.value_of(start))
+        runs.append(_Run(index, start, stop, min(start // level_lots, LEVELS_MAX), freed, Fraction(cost, freed)))
+        freed_above = freed_below
+    return runs

@@ -1,0 +1,326 @@
+"""Who takes the positions of an account that cannot be saved, and at what exact cash: the fund, then the winners.
+
+Takeover and auto-deleveraging move positions at one price per position: the one that leaves the account with exactly
+zero equity. The account's equity is split over its positions by maintenance margin, the remainder on the last one by
+symbol; each part of a position takes its share of the cash rounded down, the last part the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from engine.core import ledger
+from engine.core.adl import Winner, allocate, wave_report
+from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book
+from engine.core.events import EVENTS_TOPIC
+from engine.core.kernels.reprice import COST, LEG, MARGIN, PNL, ROW, SIZE
+from engine.core.ledger import fill_cash
+from engine.core.pricing import symbol_notional
+from engine.core.shard import Episode, Shard
+from engine.errors import check
+from engine.units import UNIT, div_up, format_scaled, format_units
+
+
+@dataclass(slots=True)
+class Share:
+    """One position of the failing account with its part of the equity and the exact cash it goes for.
+
+    ``equity`` in valuation units (negative: a loss the taker bears), ``cash`` in settlement units; ``left`` what is
+    still to be placed, in steps.
+    """
+
+    symbol: int
+    leg: int
+    size: int
+    equity: int
+    cash: int
+    left: int
+    cash_left: int
+    equity_left: int
+
+
+def run_waterfall(shard: Shard, episode: Episode) -> bool:
+    """Place the row's positions with the fund and then with winners; return whether nothing is left open."""
+    book, row = shard.book, episode.row
+    equity_before = book.equity(row)
+    shares = exact_shares(book, row)
+    takeover(shard, episode, shares, equity_before)
+    remaining: dict[tuple[int, int], int] = {}
+    for share in shares:
+        if share.left:
+            deleverage(shard, episode, share)
+        if share.left:
+            remaining[share.symbol, share.leg] = share.left
+    if remaining and remaining != episode.remaining:
+        for (symbol, _), left in remaining.items():
+            instrument = book.instruments[symbol]
+            fields = {
+                "liquidation_id": episode.liquidation_id,
+                **shard.subject(row),
+                "symbol": instrument.symbol,
+                "qty": format_scaled(abs(left), instrument.size_decimals),
+            }
+            shard.emit(EVENTS_TOPIC, book.accounts[row], "adl_remaining", fields)
+    episode.remaining = remaining
+    return not remaining
+
+
+def exact_shares(book: Book, row: int) -> list[Share]:
+    """Return the row's positions with the exact cash that leaves it zero equity, in symbol order."""
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    keys = book.row_positions[row]
+    balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
+    shares, given = [], 0
+    for index, (symbol, leg) in enumerate(keys):
+        size, cost = book.position(row, symbol, leg)
+        asset = book.settle[symbol]
+        if index < len(keys) - 1:
+            margin = int(book.holders[symbol].table[book.holders[symbol].places[row, leg], MARGIN])
+            part = equity * margin // maintenance
+            # The mark value is what closing at the mark would bring; its share of the equity stays with the taker.
+            worth = part * UNIT // book.asset_prices[asset].value
+            cash = fill_cash(book, symbol, -size, book.marks[symbol].value) - worth
+            balances[asset] += cost + cash
+        else:
+            part = equity - given
+            cash = zero_balance(book, balances, asset) - balances[asset] - cost
+        given += part
+        shares.append(Share(symbol, leg, size, part, cash, size, cash, part))
+    return shares
+
+
+def zero_balance(book: Book, balances: list[int], asset: int) -> int:
+    """Return the smallest balance of ``asset`` at which these balances are worth no less than zero together."""
+    others = sum(book.balance_value(other, balance) for other, balance in enumerate(balances) if other != asset)
+    price = book.asset_prices[asset].value
+    if others >= 0:
+        # A debt counts in full: the largest debt that the rest of the collateral still carries.
+        return -(others * UNIT // price)
+    low, high = 0, div_up(-others * UNIT, price)
+    if book.balance_value(asset, high * 1_000) + others < 0:
+        # Its weight is (nearly) zero: no balance can carry the debts, which stay for the debts to be settled.
+        return 0
+    high *= 1_000
+    while low < high:
+        middle = (low + high) // 2
+        if book.balance_value(asset, middle) + others >= 0:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def take_part(share: Share, size: int) -> tuple[int, int]:
+    """Take ``size`` steps (signed) off what is left; return their cash and their part of the equity."""
+    if size == share.left:
+        cash, equity = share.cash_left, share.equity_left
+    else:
+        cash = share.cash * abs(size) // abs(share.size)
+        equity = share.equity * abs(size) // abs(share.size)
+    share.left -= size
+    share.cash_left -= cash
+    share.equity_left -= equity
+    return cash, equity
+
+
+def takeover(shard: Shard, episode: Episode, shares: list[Share], equity_before: int) -> None:
+    """Hand positions to the fund, in symbol order, as many lots of each as it can carry."""
+    book, row, taken = shard.book, episode.row, []
+    for share in shares:
+        size = fund_capacity(book, share)
+        if size == 0:
+            continue
+        instrument, asset = book.instruments[share.symbol], book.settle[share.symbol]
+        cash, equity = take_part(share, size)
+        before = book.wallet(INSURANCE_ROW, asset)
+        ledger.hand_over(book, row, share.symbol, share.leg, size, cash, INSURANCE_ROW, NET)
+        episode.paid_by_insurance -= equity
+        shard.note_fund(asset, before, "takeover", account=book.accounts[row], liquidation_id=episode.liquidation_id)
+        taken.append(
+            {
+                "symbol": instrument.symbol,
+                "leg": LEG_NAMES[share.leg],
+                "qty": format_scaled(size, instrument.size_decimals),
+                "cash": format_units(cash),
+                "price": cash_price(book, share.symbol, size, cash),
+            }
+        )
+    if taken:
+        fields = {
+            "liquidation_id": episode.liquidation_id,
+            **shard.subject(row),
+            "equity_before": format_units(equity_before),
+            "positions": taken,
+        }
+        shard.emit(EVENTS_TOPIC, book.accounts[row], "takeover", fields)
+        episode.outcome = episode.outcome or "taken_over"
+
+
+def fund_capacity(book: Book, share: Share) -> int:
+    """Return the largest part (signed steps, whole lots) that leaves the fund's equity at or above its floor.
+
+    The fund's equity changes by what the part is worth at the mark less its cash: proportionally to the lots, up to
+    the rounding of the cash, so halving finds the largest.
+    """
+    floor = book.policy.insurance_floor_units
+    equity = fund_equity(book)
+    instrument = book.instruments[share.symbol]
+    lots = abs(share.left) // instrument.lot_steps
+    sign = 1 if share.left > 0 else -1
+
+    def after(count: int) -> int:
+        size = sign * count * instrument.lot_steps
+        cash = share.cash_left if size == share.left else share.cash * abs(size) // abs(share.size)
+        worth = fill_cash(book, share.symbol, -size, book.marks[share.symbol].value)
+        return equity + (worth - cash) * book.asset_prices[book.settle[share.symbol]].value // UNIT
+
+    if after(lots) >= floor:
+        return share.left
+    if equity < floor:
+        return 0
+    low, high = 0, lots - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if after(middle) >= floor:
+            low = middle
+        else:
+            high = middle - 1
+    return sign * low * instrument.lot_steps
+
+
+def fund_equity(book: Book) -> int:
+    """Return the fund's wallets at their prices plus its PnL at marks, without haircuts, in valuation units."""
+    total = 0
+    for asset, price in enumerate(book.asset_prices):
+        total += book.wallet(INSURANCE_ROW, asset) * price.value // UNIT
+    for symbol, leg in book.row_positions[INSURANCE_ROW]:
+        holders = book.holders[symbol]
+        total += int(holders.table[holders.places[INSURANCE_ROW, leg], PNL])
+    return total
+
+
+def cash_price(book: Book, symbol: int, size: int, cash: int) -> str | None:
+    """Return the price that ``cash`` for ``size`` means, on the instrument's price grid, rounded half-even."""
+    instrument = book.instruments[symbol]
+    if instrument.is_inverse:
+        if cash == 0:
+            return None
+        price = Fraction(-size * instrument.value_num, cash)
+    else:
+        price = Fraction(cash * instrument.value_den, size * instrument.value_num)
+    return format_scaled(round(price), instrument.price_decimals)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A winner with where its position stands."""
+
+    row: int
+    leg: int
+    winner: Winner
+
+
+def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
+    """Close what is left of a position against winners on the other side, by the policy's rule, at the same cash."""
+    book, instrument = shard.book, shard.book.instruments[share.symbol]
+    needed = abs(share.left) // instrument.lot_steps
+    candidates = find_winners(shard, episode, share)
+    if not candidates:
+        return
+    winners = [candidate.winner for candidate in candidates]
+    allocation = allocate(book.policy.adl_rule, winners, needed)
+    sign = 1 if share.left > 0 else -1
+    for candidate, lots in zip(candidates, allocation, strict=True):
+        if lots:
+            deleverage_one(shard, episode, share, candidate, sign * lots * instrument.lot_steps)
+    report = wave_report(book.policy.adl_rule, winners, allocation, needed)
+    scale = instrument.lot_steps
+    fields = {
+        "liquidation_id": episode.liquidation_id,
+        **shard.subject(episode.row),
+        "symbol": instrument.symbol,
+        "rule": book.policy.adl_rule,
+        **report,
+        "needed_qty": format_scaled(needed * scale, instrument.size_decimals),
+        "taken_qty": format_scaled(sum(allocation) * scale, instrument.size_decimals),
+    }
+    shard.emit(EVENTS_TOPIC, book.accounts[episode.row], "adl_wave", fields)
+    episode.outcome = "deleveraged"
+
+
+def deleverage_one(shard: Shard, episode: Episode, share: Share, candidate: Candidate, size: int) -> None:
+    """Move ``size`` of the failing position onto one winner, which closes that much of its own."""
+    book, instrument = shard.book, shard.book.instruments[share.symbol]
+    cash, equity = take_part(share, size)
+    ledger.hand_over(book, episode.row, share.symbol, share.leg, size, cash, candidate.row, candidate.leg)
+    episode.paid_by_adl -= equity
+    shard.counters.adl += 1
+    shard.dirty.add(candidate.row)
+    counterparty = book.accounts[candidate.row]
+    bucket = book.buckets[candidate.row]
+    fields = {
+        "liquidation_id": episode.liquidation_id,
+        "symbol": instrument.symbol,
+        **shard.subject(episode.row),
+        "counterparty": counterparty,
+        **({"counterparty_bucket": bucket} if bucket != CROSS else {}),
+        "qty": format_scaled(abs(size), instrument.size_decimals),
+        "price": cash_price(book, share.symbol, size, cash),
+        "cash": format_units(cash),
+    }
+    shard.emit(EVENTS_TOPIC, book.accounts[episode.row], "adl", fields)
+
+
+def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate]:
+    """Return who may be deleveraged against a position: other side, healthy, no episode; capped to keep E >= 0."""
+    book, symbol = shard.book, share.symbol
+    holders, instrument = book.holders[symbol], book.instruments[symbol]
+    asset_price = book.asset_prices[book.settle[symbol]].value
+    mark = book.marks[symbol].value
+    loss_per_lot = Fraction(-share.equity * instrument.lot_steps, abs(share.size))
+    per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
+    found = []
+    for place in range(holders.count):
+        row, size = int(holders.table[place, ROW]), int(holders.table[place, SIZE])
+        if size * share.size > 0 or row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
+            continue
+        equity = book.equity(row)
+        if not book.is_priced(row) or equity <= book.maintenance(row):
+            continue
+        lots = abs(size) // instrument.lot_steps
+        # A lot's loss is rounded up once more for the cash that rounding may add.
+        lots_max = lots if loss_per_lot <= 0 else min(lots, int((equity - 1) // loss_per_lot))
+        if lots_max <= 0:
+            continue
+        cost = int(holders.table[place, COST])
+        winner = Winner(
+            account=book.accounts[row],
+            bucket=book.buckets[row],
+            leg=LEG_NAMES[int(holders.table[place, LEG])],
+            lots=lots,
+            lots_max=lots_max,
+            pnl=int(holders.table[place, PNL]),
+            entry_notional=abs(cost) * asset_price // UNIT,
+            account_notional=account_notional(book, row),
+            equity=equity,
+            notional_per_lot=per_lot,
+        )
+        found.append(Candidate(row, int(holders.table[place, LEG]), winner))
+    found.sort(key=lambda candidate: (candidate.winner.account, candidate.winner.bucket, candidate.leg))
+    return found
+
+
+def account_notional(book: Book, row: int) -> int:
+    """Return the sum of a row's notionals at marks in valuation units."""
+    total = 0
+    for symbol, leg in book.row_positions[row]:
+        size, _ = book.position(row, symbol, leg)
+        notional = symbol_notional(book, symbol, abs(size), book.marks[symbol].value)
+        total += notional * book.asset_prices[book.settle[symbol]].value // UNIT
+    return total
+
+
+def check_zero(book: Book, row: int) -> None:
+    """Raise unless a row whose positions are all placed is left with (no less than) zero equity."""
+    check(book.equity(row) >= 0, f"{book.accounts[row]}: equity {book.equity(row)} after the waterfall")

@@ -1,0 +1,1 @@
+"""Where the core meets the world: files, wire formats, configuration, the simulated venue, reports."""

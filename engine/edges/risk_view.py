@@ -1,0 +1,111 @@
+"""What the risk parameters in force say, in text, in JSON, and in warnings about what was probably not meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.core.params import POLICY_FIELDS, Asset, Instrument, Policy, Risk
+from engine.units import PPM, UNIT, format_ppm, format_units
+
+
+def describe_risk(risk: Risk) -> str:
+    """Return what ``check-config`` prints for a file without errors: policy, assets, instruments, warnings."""
+    lines = ["policy"]
+    lines += [f"  {key:<20} {value}" for key, value in policy_fields(risk.policy).items()]
+    lines += ["", f"assets: {len(risk.assets)}"]
+    lines += [f"  {describe_asset(asset)}" for asset in risk.assets.values()]
+    lines += ["", f"instruments: {len(risk.instruments)}"]
+    lines += [f"  {describe_instrument(instrument)}" for instrument in risk.instruments.values()]
+    found = warnings(risk)
+    lines += ["", f"warnings: {len(found)}"]
+    lines += [f"  {text}" for text in found]
+    return "\n".join(lines)
+
+
+def risk_as_json(risk: Risk) -> dict[str, Any]:
+    """Return what ``check-config --json`` prints for a file without errors."""
+    return {
+        "ok": True,
+        "policy": policy_fields(risk.policy),
+        "assets": len(risk.assets),
+        "instruments": len(risk.instruments),
+        "warnings": warnings(risk),
+    }
+
+
+def policy_fields(policy: Policy) -> dict[str, str | int]:
+    """Return a policy as its file would state it: rates and amounts as decimal strings."""
+    fields: dict[str, str | int] = {}
+    for key, (attribute, _) in POLICY_FIELDS.items():
+        value = getattr(policy, attribute)
+        if attribute.endswith("_ppm"):
+            value = format_ppm(value)
+        elif attribute.endswith("_units"):
+            value = format_units(value)
+        fields[key] = value
+    return fields
+
+
+def describe_asset(asset: Asset) -> str:
+    """Return one line about an asset."""
+    price = "from the log" if asset.price_units is None else format_units(asset.price_units)
+    weights = " > ".join(format_ppm(weight) for _, weight in asset.weights)
+    return f"{asset.name:<14} price {price:<12} weight {weights}"
+
+
+def describe_instrument(instrument: Instrument) -> str:
+    """Return one line about an instrument."""
+    first, last = instrument.tiers[0], instrument.tiers[-1]
+    return (
+        f"{instrument.symbol:<14} {instrument.kind:<7} {instrument.settle:<5} tiers {len(instrument.tiers):>2}"
+        f"  maintenance {format_ppm(first.rate_ppm)} to {format_ppm(last.rate_ppm)}"
+        f"  leverage {format_ppm(first.leverage_ppm)} to {format_ppm(last.leverage_ppm)}"
+    )
+
+
+def warnings(risk: Risk) -> list[str]:
+    """Return what is allowed but probably not meant, a sentence each."""
+    found = [*policy_warnings(risk.policy)]
+    unpriced = [asset.name for asset in risk.assets.values() if asset.price_units is None]
+    if unpriced and risk.policy.mark_stale_ms == 0:
+        found.append(f"assets {', '.join(unpriced)}: priced by the log, and mark_stale_ms = 0 lets a price grow old")
+    own = risk.assets.get(risk.policy.valuation)
+    if own is not None and own.price_units != UNIT:
+        found.append(f"assets.{own.name}: the valuation currency should have the fixed price 1")
+    if not risk.instruments:
+        found.append("no instruments: every fill and mark will be rejected")
+    for instrument in risk.instruments.values():
+        found += [f"instruments.{instrument.symbol}: {text}" for text in instrument_warnings(instrument, risk.policy)]
+    return found
+
+
+def policy_warnings(policy: Policy) -> Iterator[str]:
+    """Yield the warnings about ``[policy]``."""
+    if policy.mark_stale_ms == 0:
+        yield "policy: mark_stale_ms = 0: a dead price feed is not noticed"
+    if policy.price_band_ppm == 0:
+        yield "policy: price_band = 0: one wrong mark can liquidate healthy accounts"
+    if policy.limit_band_ppm == 0:
+        yield "policy: limit_band = 0: a limit at the mark hardly fills in a falling market; accounts go to takeover"
+    if policy.target_buffer_ppm == 0:
+        yield "policy: target_buffer = 0: an account leaves liquidation at its edge and returns at the next tick"
+    if policy.takeover_ratio_ppm == PPM:
+        yield "policy: takeover_ratio = 1: the fund takes over every account before an order is tried"
+
+
+def instrument_warnings(instrument: Instrument, policy: Policy) -> Iterator[str]:
+    """Yield the warnings about one instrument."""
+    for index, tier in enumerate(instrument.tiers):
+        if tier.rate_ppm * tier.leverage_ppm > PPM * PPM:
+            rate = format_ppm(tier.rate_ppm)
+            yield f"tiers[{index}]: initial margin 1/max_leverage is below the maintenance rate {rate}"
+    costs_ppm = instrument.taker_fee_ppm + instrument.liquidation_fee_ppm + instrument.slippage_ppm
+    freed_ppm = instrument.tiers[0].rate_ppm * (PPM + policy.target_buffer_ppm) // PPM
+    if policy.partial == "cheapest" and costs_ppm >= freed_ppm:
+        costs, freed = format_ppm(costs_ppm), format_ppm(freed_ppm)
+        yield f"tiers[0]: fees and slippage {costs} eat the {freed} that closing frees: no partial liquidation there"
+    if instrument.flow_budget_units == 0:
+        yield "flow_budget = 0: no order ever fits; leave it out for no limit"
+    if instrument.impact_ppm and instrument.depth_units is None:
+        yield "impact without depth has no effect"

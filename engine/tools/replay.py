@@ -1,0 +1,220 @@
+"""How event logs run through the core without a server: ``replay``, the same fold as live, files at both ends."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from engine.core import ledger
+from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output
+from engine.core.machine import Machine
+from engine.core.params import Risk
+from engine.core.shard import Shard
+from engine.edges.book_dump import dump_book
+from engine.edges.bookfile import load_book
+from engine.edges.codec import decode, encode
+from engine.edges.digest import state_hash
+from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
+from engine.edges.report import RunRecorder
+from engine.edges.venue import BookVenue
+from engine.errors import InputError
+from engine.tools.progress import Progress
+from engine.units import format_units
+
+BATCH = 4096
+VENUES = ("none", "book")
+
+
+@dataclass(slots=True)
+class ReplayOptions:
+    """What a replay is asked to do."""
+
+    events: list[Path]
+    risk: Risk
+    risk_name: str = "risk.toml"
+    book: Path | None = None
+    venue: str = "none"
+    out: Path | None = None
+    format: str | None = None
+    title: str = "Replay"
+    batch: int = BATCH
+    show_progress: bool = True
+
+
+@dataclass(slots=True)
+class Timing:
+    """How long batches took, per message, in microseconds of wall time inside the core."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    per_message_us: list[float] = field(default_factory=list)
+    core_s: float = 0.0
+
+    def note(self, seconds: float, messages: int) -> None:
+        """Take the time of one batch."""
+        self.core_s += seconds
+        self.per_message_us.append(seconds / messages * 1e6)
+
+    def summary(self, messages: int) -> dict[str, float]:
+        """Return the figures of ``summary.json``; the only part that differs from run to run."""
+        elapsed_s = time.perf_counter() - self.started_s
+        ranked = sorted(self.per_message_us) or [0.0]
+        return {
+            "elapsed_s": round(elapsed_s, 3),
+            "core_s": round(self.core_s, 3),
+            "events_per_s": round(messages / elapsed_s, 1) if elapsed_s else 0.0,
+            "batch_mean_us_p50": round(ranked[len(ranked) // 2], 3),
+            "batch_mean_us_p99": round(ranked[len(ranked) * 99 // 100], 3),
+            "batch_mean_us_max": round(ranked[-1], 3),
+        }
+
+
+def open_logs(options: ReplayOptions) -> list[LogFile]:
+    """Return the event logs named on the command line, recognised; raises InputError."""
+    resolver = SymbolResolver(options.risk.instruments.values())
+    paths = expand_paths(options.events)
+    if not paths:
+        raise InputError("no event log: name at least one file or a folder that holds some")
+    return [open_log(path, format=options.format, resolve=resolver, decode=decode) for path in paths]
+
+
+def new_shard(options: ReplayOptions) -> Shard:
+    """Return a shard with the book loaded and the simulated venue attached."""
+    if options.venue not in VENUES:
+        raise InputError(f"venue {options.venue!r}: must be one of {', '.join(VENUES)}")
+    shard = Shard(options.risk, venue=BookVenue() if options.venue == "book" else None)
+    if options.book is not None:
+        load_book(shard, options.book)
+    return shard
+
+
+def run_replay(options: ReplayOptions) -> dict[str, Any]:
+    """Replay the logs; write the output files if ``out`` is set; return the summary.
+
+    Raises InputError for files that cannot be used and InvariantError if money was not conserved.
+    """
+    logs = open_logs(options)
+    return run_messages(options, merge(logs), [log.note for log in logs], logs)
+
+
+def run_messages(
+    options: ReplayOptions, messages: Iterator[Message], notes: list[str], logs: list[LogFile]
+) -> dict[str, Any]:
+    """Run messages through the core; see ``run_replay``."""
+    shard = new_shard(options)
+    machine, timing = Machine(shard), Timing()
+    recorder = RunRecorder(options.risk.instruments)
+    writer = OutputWriter(options.out, recorder)
+    sizes = sum(log.size_bytes for log in logs) or 1
+
+    def fraction() -> float:
+        return sum(log.progress() * log.size_bytes for log in logs) / sizes
+
+    with writer, Progress(fraction, enabled=options.show_progress) as progress:
+        while batch := list(islice(messages, options.batch)):
+            started_s = time.perf_counter()
+            outputs = machine.apply(batch)
+            timing.note(time.perf_counter() - started_s, len(batch))
+            record_marks(recorder, batch)
+            writer.write(outputs)
+            progress.update(shard.counters.messages, shard.counters.liquidations)
+    ledger.check_conservation(shard.book)
+    result = summary(shard, writer.digest.hexdigest(), timing)
+    if options.out is not None:
+        write_json(options.out / "final-book.json", dump_book(shard))
+        write_json(options.out / "summary.json", result)
+        page = recorder.render(result, title=options.title, inputs=notes, risk_name=options.risk_name)
+        (options.out / "report.html").write_text(page, encoding="utf-8")
+    return result
+
+
+def record_marks(recorder: RunRecorder, batch: Iterable[Message]) -> None:
+    """Show the report the prices of a batch."""
+    for message in batch:
+        event = message.event
+        if isinstance(event, Mark):
+            mantissa, places = event.price
+            recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
+
+
+class OutputWriter:
+    """Writes output records to one file per topic, and hashes all of them in order of ``seq``."""
+
+    def __init__(self, out: Path | None, recorder: RunRecorder) -> None:
+        self.out = out
+        self.recorder = recorder
+        self.digest = hashlib.sha256()
+        self.files: dict[str, IO[bytes]] = {}
+        self.stack = ExitStack()
+
+    def __enter__(self) -> OutputWriter:
+        if self.out is not None:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+                for topic in OUTPUT_TOPICS:
+                    self.files[topic] = self.stack.enter_context((self.out / f"{topic}.jsonl").open("wb"))
+            except OSError as error:
+                raise InputError(f"{self.out}: cannot be written: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def write(self, outputs: list[Output]) -> None:
+        """Write records, in order."""
+        for output in outputs:
+            line = encode(output.body) + b"\n"
+            self.digest.update(line)
+            if self.files:
+                self.files[output.topic].write(line)
+            if output.topic != DEAD_LETTERS_TOPIC:
+                self.recorder.on_output(output.topic, output.body)
+
+
+def summary(shard: Shard, outputs_hash: str, timing: Timing) -> dict[str, Any]:
+    """Return ``summary.json`` (CONTRACT section 6); all but ``latency`` is the same on every run."""
+    book, counters = shard.book, shard.counters
+    fund = book.row_index[INSURANCE, ""]
+    return {
+        "messages": counters.messages,
+        "accepted": counters.accepted,
+        "rejected": dict(sorted(counters.rejected.items())),
+        "duplicates": counters.duplicates,
+        "ignored": counters.ignored,
+        "fills": counters.fills,
+        "orders": counters.orders,
+        "liquidations": counters.liquidations,
+        "notional_liquidated": format_units(counters.notional_liquidated),
+        "bad_debt": {asset: format_units(units) for asset, units in sorted(counters.bad_debt.items()) if units},
+        "uncovered": {asset: format_units(units) for asset, units in sorted(counters.uncovered.items()) if units},
+        "insurance": {
+            asset.name: format_units(book.wallet(fund, index))
+            for index, asset in sorted(enumerate(book.assets), key=lambda pair: pair[1].name)
+            if book.wallet(fund, index)
+        },
+        "adl": counters.adl,
+        "conservation": {
+            asset.name: {
+                "wallets": format_units(total.wallets),
+                "transfers": format_units(total.transfers),
+                "difference": format_units(total.wallets - total.transfers),
+            }
+            for asset, total in sorted(
+                zip(book.assets, ledger.totals(book), strict=True), key=lambda pair: pair[0].name
+            )
+            if total.wallets or total.transfers
+        },
+        "state_hash": state_hash(shard),
+        "outputs_hash": outputs_hash,
+        "latency": timing.summary(counters.messages),
+    }
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document as one line of JSON and a newline."""
+    path.write_bytes(encode(document) + b"\n")

@@ -1,0 +1,510 @@
+"""The replay report says what the run's outputs say, stays small whatever the run, and lets no name become markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.core.params import build_instrument
+from engine.edges.report import RunRecorder
+from engine.edges.report.buckets import FIRST_WIDTH_NS, Buckets
+from engine.edges.report.episodes import BOARD_MAX, OPEN_MAX, SHOWN_MAX, EpisodeBoard
+from engine.edges.report.markup import amount, duration, escape, exact, grouped, percent, record, timestamp
+from engine.edges.report.series import BARS_MAX, POINTS_MAX, PriceSeries
+from engine.units import NS_PER_MS, NS_PER_S
+
+START = 1_621_382_400 * NS_PER_S
+HOSTILE = '"><img src=x onerror=alert(1)></script><b>'
+SUMMARY = {
+    "messages": 12_345,
+    "accepted": 12_300,
+    "rejected": {"bad_number": 40, "future_ts": 5},
+    "duplicates": 2,
+    "ignored": 1,
+    "fills": 9,
+    "orders": 7,
+    "liquidations": 6,
+    "notional_liquidated": "1234567.891",
+    "bad_debt": {"USD": "17.5"},
+    "uncovered": {"USD": "0"},
+    "insurance": {"USDT": "982.5"},
+    "adl": 3,
+    "conservation": {"USDT": {"wallets": "5000.00000001", "transfers": "5000.00000001", "difference": "0"}},
+    "state_hash": "5e1f" * 16,
+    "outputs_hash": "ab12" * 16,
+    "latency": {"events_per_second": 250_000, "step_us": {"p50": 2.5, "p99": 40}},
+}
+
+
+def feed(recorder, kind, ts=START, topic="margin-events", **fields):
+    recorder.on_output(topic, {"type": kind, "ts": ts, "shard": 0, "seq": 1, "output_id": "0/1", **fields})
+
+
+def liquidate(recorder, account, *, qty="2", ts=START, symbol="BTCUSDT", decision=None, ended=None, n=1):
+    """One account is started, one order goes out and, with ``ended``, the episode closes that much."""
+    ids = {"account": account, "liquidation_id": f"{account}/{n}"}
+    margins = {"equity": "90", "maintenance_margin": "100", "margin_ratio": "1.11111112"}
+    feed(recorder, "liquidation_started", ts, **ids, **margins, cause="mark")
+    order = {"symbol": symbol, "side": "sell", "qty": qty, "limit_price": "99", "bankruptcy_price": "98.5"}
+    feed(
+        recorder,
+        "liquidation_order",
+        ts,
+        "liquidation-orders",
+        **ids,
+        order_id=f"{account}/{n}/1",
+        **order,
+        stage="partial",
+        decision=decision or {},
+    )
+    if ended is not None:
+        cost = {"cost": "1.5", "not_needed": "0", "equity": "88"}
+        feed(recorder, "liquidation_ended", ts, **ids, outcome="healthy", closed_notional=ended, **cost)
+
+
+def rendered(recorder, summary=SUMMARY, title="A run", inputs=("events.jsonl",), risk_name="risk.toml"):
+    return recorder.render(summary, title=title, inputs=list(inputs), risk_name=risk_name)
+
+
+class Reader(HTMLParser):
+    """Collects the elements of a page and its text, and sees that every element that was opened is closed."""
+
+    VOID = ("meta", "img", "link", "input", "br")
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self._stack: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._stack == []
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._stack.pop() == tag
+
+    def handle_data(self, data):
+        if self._stack and self._stack[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def chart_data(page):
+    return json.loads(found(r'id="chart-data">(.*?)</script>', page)[1])
+
+
+def found(pattern, text):
+    match = re.search(pattern, text, re.DOTALL)
+    assert match is not None, f"no {pattern} in the page"
+    return match
+
+
+def test_verdict_shows_the_summary_with_thousands_separators():
+    text = Reader(rendered(RunRecorder())).text
+    assert "Conserved to the last unit" in text
+    assert "5,000.00000001 USDT" in text.replace("\xa0", " ")
+    for figure in ("1,234,567.89", "17.50", "of 12,345 messages", "5e1f" * 16, "982.50"):
+        assert figure in text
+
+
+def test_one_unit_too_many_is_not_conserved():
+    row = {"wallets": "5000.00000001", "transfers": "5000", "difference": "0.00000001"}
+    text = Reader(rendered(RunRecorder(), SUMMARY | {"conservation": {"USDT": row}})).text
+    assert "Money is not conserved" in text
+    assert "USDT off by 0.00000001" in text
+    assert "Conserved to the last unit" not in text
+
+
+def test_a_missing_difference_is_not_taken_for_zero():
+    text = Reader(rendered(RunRecorder(), SUMMARY | {"conservation": {"USDT": {"wallets": "1"}}})).text
+    assert "Money is not conserved" in text
+
+
+def test_a_run_without_anything_renders():
+    text = Reader(rendered(RunRecorder(), {})).text
+    for sentence in (
+        "Conservation not reported",
+        "No account was liquidated.",
+        "No message was rejected.",
+        "No latency was measured.",
+    ):
+        assert sentence in text
+
+
+def test_fund_start_low_and_end_are_exact():
+    recorder = RunRecorder()
+    balances = (("-300.25", "699.75", "bad_debt"), ("0.00000001", "699.75000001", "liquidation_fee"))
+    for second, (change, balance, cause) in enumerate(balances):
+        feed(recorder, "insurance_fund", START + second, asset="USDT", change=change, balance=balance, cause=cause)
+    fund = recorder.funds["USDT"]
+    assert (fund.start, fund.low, fund.end) == (Decimal("1000"), Decimal("699.75"), Decimal("699.75000001"))
+    text = Reader(rendered(recorder)).text
+    assert "start 1,000.00, low 699.75" in text
+    assert "bad debt USDT 1 0 −300.25" in text
+    assert chart_data(rendered(recorder))["funds"][0]["why"] == [{}, {"bad_debt": -300.25, "liquidation_fee": 1e-8}]
+
+
+def test_card_fills_in_the_formulas_with_the_numbers_of_the_decision():
+    recorder = RunRecorder()
+    position = {"symbol": "BTCUSDT", "leg": "net", "qty": "2", "notional": "200000", "maintenance_margin": "9250"}
+    decision = {
+        "equity": "9000.5",
+        "maintenance_margin": "9250",
+        "target_buffer": "0.05",
+        "positions": [position | {"rate": "0.05", "deduction": "750"}],
+        "marks": {"BTCUSDT": {"price": "100000.5", "ts": START}},
+        "policy_version": 1234,
+        "input": {"topic": "mark-prices", "partition": 0, "offset": 7654321},
+    }
+    liquidate(recorder, "alice", decision=decision, ended="150")
+    text = Reader(rendered(recorder)).text
+    assert "E 9,000.50 < MM 9,250.00 → liquidatable" in text
+    # (1 + 0.05) x 9250 - 9000.5 = 712
+    assert "D = (1 + 0.05) · 9,250.00 − 9,000.50 = 712.00 to be freed" in text
+    assert "200,000.00 × 0.05 − 750.00 = 9,250.00" in text
+    assert "100,000.5 2021-05-19 00:00:00" in text
+    assert "offset 7654321" in text
+    assert "98.5" in text
+
+
+def test_card_of_a_takeover_without_an_order_shows_the_takeover_and_the_start():
+    recorder = RunRecorder()
+    ids = {"account": "bob", "liquidation_id": "bob/1"}
+    feed(recorder, "liquidation_started", **ids, equity="-50", maintenance_margin="10", cause="mark")
+    positions = [{"symbol": "ETHUSDT", "leg": "net", "qty": "-3", "cash": "6050", "price": "2000"}]
+    feed(recorder, "takeover", **ids, equity_before="-50", positions=positions)
+    feed(recorder, "bad_debt", topic="bad-debt", **ids, asset="USD", deficit="50", paid_by_insurance="50")
+    feed(recorder, "liquidation_ended", **ids, outcome="taken_over", closed_notional="0", cost="0")
+    text = Reader(rendered(recorder)).text
+    assert "E −50.00 < MM 10.00 → liquidatable" in text
+    assert "Takeover by the insurance fund" in text
+    assert "6,050" in text
+    assert recorder.episodes.largest()[0].notional == 6000.0
+    assert chart_data(rendered(recorder))["totals"]["taken"] == [6000.0]
+
+
+def test_retries_of_an_order_do_not_add_up_but_orders_of_one_step_do():
+    board = EpisodeBoard()
+    order = {"liquidation_id": "a/1", "account": "a", "stage": "full"}
+    for ts in (1, 2, 3):
+        board.on_order(order | {"ts": ts}, 100.0)
+    assert board.largest()[0].notional == 100.0
+    board.on_order(order | {"ts": 3}, 50.0)
+    assert board.largest()[0].notional == 150.0
+    board.on_ended(order | {"ts": 4}, 420.0)
+    assert board.largest()[0].notional == 420.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_board_holds_the_largest_episodes_exactly(seed):
+    dice = random.Random(seed)
+    board = EpisodeBoard()
+    best: dict[str, float] = {}
+    for ts in range(3000):
+        name = f"a{dice.randrange(6 * BOARD_MAX)}/1"
+        notional = float(dice.randrange(dice.choice((20, 10_000))))
+        board.on_order({"liquidation_id": name, "account": name, "ts": ts}, notional)
+        best[name] = max(best.get(name, 0.0), notional)
+    assert len(best) > 3 * BOARD_MAX
+    expected = sorted(best.values(), reverse=True)[:SHOWN_MAX]
+    assert [episode.notional for episode in board.largest()] == expected
+    assert all(best[episode.liquidation_id] == episode.notional for episode in board.largest())
+    on_board = sorted((episode.notional for episode in board._board.values()), reverse=True)
+    assert on_board == sorted(best.values(), reverse=True)[:BOARD_MAX]
+
+
+def test_board_forgets_the_small_and_keeps_the_records_of_the_large():
+    board = EpisodeBoard()
+    for number in range(BOARD_MAX * 3):
+        body = {"liquidation_id": f"a{number}/1", "account": f"a{number}", "ts": 1, "decision": {"n": number}}
+        board.on_order(body, float(number))
+        board.on_ended(body, float(number))
+    assert len(board._board) == BOARD_MAX
+    assert len(board._open) == 0
+    largest = board.largest()
+    decisions = [episode.details.decision for episode in largest[:3] if episode.details]
+    assert decisions == [{"n": 599}, {"n": 598}, {"n": 597}]
+
+
+def test_open_episodes_are_bounded():
+    board = EpisodeBoard()
+    for number in range(OPEN_MAX + 500):
+        board.on_order({"liquidation_id": f"a{number}/1", "account": "a", "ts": 1}, 1.0)
+    assert len(board._open) == OPEN_MAX
+
+
+def test_first_episodes_count_accounts():
+    recorder = RunRecorder()
+    for account, n in (("a", 1), ("a", 2), ("b", 1), ("a", 11)):
+        liquidate(recorder, account, n=n)
+    assert (recorder.total.accounts, recorder.total.episodes) == (2, 4)
+
+
+def test_notional_uses_the_mark_and_the_contract():
+    fields = {"settle": "USDT", "price_tick": "0.1", "lot": "0.001", "tiers": [["0", "0.01", "50"]]}
+    linear = build_instrument("X", fields | {"multiplier": "0.01"})
+    inverse = build_instrument("XUSD", fields | {"kind": "inverse", "lot": "1", "multiplier": "100", "settle": "X"})
+    recorder = RunRecorder({"X": linear, "XUSD": inverse})
+    assert recorder.notional("X", "-3", "40") == pytest.approx(1.2)
+    recorder.on_mark("X", 50.0, START)
+    recorder.on_mark("XUSD", 50.0, START)
+    assert recorder.notional("X", "-3", "40") == pytest.approx(1.5)
+    # An inverse contract of 100 dollars is worth 100 dollars at any price.
+    assert recorder.notional("XUSD", "7") == 700.0
+    assert recorder.notional("unknown", "2", "30") == 60.0
+
+
+def test_symbol_table_holds_orders_fills_and_fees():
+    recorder = RunRecorder()
+    recorder.on_mark("BTCUSDT", 1000.0, START)
+    liquidate(recorder, "a", qty="2")
+    assert "BTCUSDT 1 2,000.00 – – – 0 0" in Reader(rendered(recorder)).text
+    recorder.on_liquidation_fill("BTCUSDT", -1999.5, 8.25)
+    assert "BTCUSDT 1 2,000.00 1 1,999.50 8.25 0 0" in Reader(rendered(recorder)).text
+
+
+def test_rejects_are_shown_by_reason_with_the_first_of_them():
+    recorder = RunRecorder()
+    reject = {"reason": "bad_number", "detail": "price: '6e4'", "file": "events.jsonl", "line": 17}
+    feed(recorder, "reject", topic="dead-letters", **reject)
+    feed(recorder, "reject", topic="dead-letters", reason="overflow", detail="", topic_in="x", partition=2, offset=9)
+    text = Reader(rendered(recorder)).text
+    assert "bad_number 40 future_ts 5" in text
+    assert "events.jsonl:17" in text
+    assert "[2] @ 9" in text
+    assert chart_data(rendered(recorder))["bars"]["t"] == []
+
+
+def hostile_run():
+    recorder = RunRecorder()
+    recorder.on_mark(HOSTILE, 100.0, START)
+    recorder.on_mark(HOSTILE, 90.0, START + NS_PER_S)
+    decision = {HOSTILE: HOSTILE, "positions": [{"symbol": HOSTILE, HOSTILE: "1"}], "marks": {HOSTILE: {"price": "1"}}}
+    liquidate(recorder, HOSTILE, symbol=HOSTILE, decision=decision | {"plan": [[HOSTILE]]}, ended="5")
+    feed(recorder, "liquidation_held", account=HOSTILE, reason=HOSTILE)
+    feed(recorder, "insurance_fund", asset=HOSTILE, change="1", balance="1", cause=HOSTILE)
+    feed(recorder, "adl_wave", liquidation_id=f"{HOSTILE}/1", rule=HOSTILE, alternatives={HOSTILE: {HOSTILE: "1"}})
+    feed(recorder, "reject", topic="dead-letters", reason=HOSTILE, detail=HOSTILE, file=HOSTILE, line=1)
+    hostile = {HOSTILE: "1"}
+    summary = SUMMARY | {
+        "rejected": {HOSTILE: 1},
+        "bad_debt": hostile,
+        "insurance": hostile,
+        "conservation": {HOSTILE: {"wallets": HOSTILE, "difference": HOSTILE}},
+        "state_hash": HOSTILE,
+        "latency": {HOSTILE: {HOSTILE: HOSTILE}},
+    }
+    return rendered(recorder, summary, title=HOSTILE, inputs=[HOSTILE], risk_name=HOSTILE)
+
+
+def test_no_text_of_a_run_becomes_markup():
+    page = hostile_run()
+    reader = Reader(page)
+    tags = {tag for tag, _ in reader.elements}
+    assert "img" not in tags
+    assert [tag for tag, _ in reader.elements].count("script") == 2
+    assert not any(name.startswith("on") for _, attributes in reader.elements for name in attributes)
+    assert chart_data(page)["prices"][0]["name"] == HOSTILE
+    assert not set("<>&") & set(found(r'id="chart-data">(.*?)</script>', page)[1])
+    # The name stands there as text, in heading, tables and cards.
+    assert reader.text.count(HOSTILE) >= 10
+
+
+def test_page_requests_nothing_and_allows_only_its_own_script():
+    page = rendered(RunRecorder())
+    reader = Reader(page)
+    assert not any({"src", "href"} & attributes.keys() for tag, attributes in reader.elements if tag != "a")
+    assert set(re.findall(r"https?://[^\"' ]*", page)) == {"http://www.w3.org/2000/svg"}
+    policy = next(
+        attributes["content"]
+        for tag, attributes in reader.elements
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    for element, directive in (("script", "script-src"), ("style", "style-src")):
+        inline = found(rf"<{element}>(.*?)</{element}>", page)[1]
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    # Inline styles would be refused by this very policy.
+    assert not any("style" in attributes for _, attributes in reader.elements)
+
+
+def test_every_control_and_region_has_a_name():
+    recorder = RunRecorder()
+    liquidate(recorder, "alice")
+    page = rendered(recorder)
+    identifiers = [attributes["id"] for _, attributes in Reader(page).elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    for tag, attributes in Reader(page).elements:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in identifiers
+        if tag == "figure" or attributes.get("role") == "region":
+            assert attributes["aria-label"]
+        if "data-card" in attributes:
+            assert attributes["data-card"] in identifiers
+
+
+def test_page_of_a_huge_run_stays_under_a_megabyte():
+    recorder = RunRecorder()
+    symbols = [f"COIN{number}USDT" for number in range(300)]
+    name = "<" * 60
+    positions = [{"symbol": s, "leg": "net", "qty": "1.234", "notional": "123456.12345678"} for s in symbols]
+    marks = {s: {"price": "123.456", "ts": START} for s in symbols}
+    decision = {"equity": "1", "maintenance_margin": "2", "positions": positions, "marks": marks, "plan": positions}
+    for step in range(700):
+        for symbol in symbols[:10]:
+            recorder.on_mark(symbol, 100.0 + step % 17 * 1.234567, START + step * 61 * NS_PER_S)
+    for number in range(400):
+        ts = START + number * 100 * NS_PER_S
+        liquidate(recorder, f"{name}{number}", ts=ts, symbol=symbols[number % 300], decision=decision, ended="10.5")
+        feed(recorder, "insurance_fund", ts, asset="USDT", change="1.23456789", balance="12345.6789", cause="fee")
+    page = rendered(recorder)
+    assert len(page.encode()) < 1_000_000
+    assert page.count("<dialog") == SHOWN_MAX
+    assert "more not shown" in page
+
+
+def test_same_run_gives_the_same_bytes():
+    def run():
+        recorder = RunRecorder()
+        for number in range(3000):
+            recorder.on_mark("BTCUSDT", 100.0 + number % 7, START + number * 977 * NS_PER_MS)
+        liquidate(recorder, "a", ended="3")
+        return rendered(recorder)
+
+    assert run() == run()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.floats(1, 1000)), min_size=1, max_size=200),
+    st.integers(1, 12),
+)
+def test_merged_buckets_equal_buckets_of_the_final_width(gaps, count_max):
+    buckets: Buckets[list[float]] = Buckets(count_max, list, list.extend)
+    ts, seen = START, []
+    for gap, value in gaps:
+        ts += gap * NS_PER_MS
+        buckets.at(ts).append(value)
+        seen.append((ts, value))
+    expected: dict[int, list[float]] = {}
+    for at, value in seen:
+        expected.setdefault(at - at % buckets.width_ns, []).append(value)
+    assert dict(zip(buckets.starts_ns, buckets.payloads, strict=True)) == expected
+    assert len(expected) <= count_max
+    # No wider than it has to be: at half the width they would not have fitted.
+    if buckets.width_ns > FIRST_WIDTH_NS:
+        half = buckets.width_ns // 2
+        assert len({at - at % half for at, _ in seen}) > count_max
+
+
+def test_a_late_observation_goes_into_the_newest_bucket():
+    buckets: Buckets[list[str]] = Buckets(4, list, list.extend)
+    buckets.at(START + 5 * NS_PER_MS).append("first")
+    buckets.at(START).append("late")
+    assert buckets.payloads == [["first", "late"]]
+
+
+def test_prices_keep_low_high_and_last_of_every_mark():
+    series = PriceSeries(100.0)
+    prices = [100.0 + (number * 37 % 101) / 10 for number in range(5000)]
+    for number, price in enumerate(prices):
+        series.on_mark(price, START + number * NS_PER_S)
+    points = series.points
+    assert POINTS_MAX / 2 <= len(points) <= POINTS_MAX
+    width = next(width for width in (1 << k for k in range(64)) if len({n * 1000 // width for n in range(5000)}) <= 600)
+    first_ms = START // NS_PER_MS
+    buckets: dict[int, list[float]] = {}
+    for number, price in enumerate(prices):
+        buckets.setdefault((first_ms + number * 1000) // width, []).append(price)
+    expected = [(min(bucket), max(bucket), bucket[-1]) for bucket in buckets.values()]
+    assert [(point.low, point.high, point.last) for point in points] == expected
+    assert (series.first, series.count) == (100.0, 5000)
+
+
+def test_bars_stay_bounded_and_count_every_order():
+    recorder = RunRecorder()
+    for number in range(2000):
+        liquidate(recorder, f"a{number}", ts=START + number * 13 * NS_PER_S, qty="1")
+    bars = recorder.stages.payloads
+    assert len(bars) <= BARS_MAX
+    assert sum(bar.counts["partial"] for bar in bars) == 2000
+    assert sum(bar.notionals["partial"] for bar in bars) == pytest.approx(2000 * 99.0)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (amount("1234567.891"), '<span title="1,234,567.891">1,234,567.89</span>'),
+        (amount("1000"), "1,000.00"),
+        (amount("-0.000012345678"), '<span title="−0.000012345678">−0.00001235</span>'),
+        (amount("-0"), "0"),
+        (amount(None), "–"),
+        (amount("1e5"), "–"),
+        (amount(float("nan")), "–"),
+        (exact("60000.10"), "60,000.1"),
+        (exact(True), "–"),
+        (percent("1.11111112"), "111.1111%"),
+        (duration(90 * NS_PER_S), "0:01:30"),
+        (duration(1_500_000), "0.002 s"),
+        (escape('<a href="x">'), "&lt;a href=&quot;x&quot;&gt;"),
+        (timestamp(0), "–"),
+        (timestamp(2**63 - 1), '<time datetime="2262-04-11T23:47:16.854Z">2262-04-11 23:47:16.854</time>'),
+        (grouped(Decimal("-0")), "0"),
+        (record("x", {"is_held": True, "why": None}, 5), "<dt>Is held</dt><dd>yes</dd></div><div><dt>Why</dt><dd>–"),
+    ],
+)
+def test_values_are_formatted_for_a_reader(shown, expected):
+    assert expected in shown
+    assert shown == expected or shown.startswith("<dl")
+
+
+def test_long_texts_are_cut():
+    assert len(escape("x" * 10_000)) == 200
+
+
+def test_a_list_says_how_many_rows_it_leaves_out():
+    rows = [{"symbol": f"S{number}", "qty": "1"} for number in range(7)]
+    text = Reader(record("plan", rows, 3)).text
+    assert "S2" in text
+    assert "S3" not in text
+    assert "4 more not shown." in text
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to draw the page")
+def test_a_browser_draws_every_chart_under_the_content_security_policy(tmp_path):
+    recorder = RunRecorder()
+    for second in range(100):
+        recorder.on_mark("BTCUSDT", 100.0 - second / 5, START + second * NS_PER_S)
+    liquidate(recorder, HOSTILE, ts=START + 50 * NS_PER_S, ended="12")
+    feed(recorder, "insurance_fund", START + 60 * NS_PER_S, asset="USDT", change="-1", balance="9", cause="bad_debt")
+    path = tmp_path / "report.html"
+    path.write_text(rendered(recorder), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", f"file://{path}#card-1"]
+    run = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in run.stderr
+    for name, shape in (("prices", "trace"), ("bars", "bar s-partial"), ("fund-0", "trace"), ("accounts", "trace")):
+        figure = found(rf'<figure[^>]*id="chart-{name}".*?</figure>', run.stdout)[0]
+        assert f'class="{shape}"' in figure
+        assert "NaN" not in figure
+    assert re.search(r'<dialog id="card-1"[^>]* open', run.stdout)
