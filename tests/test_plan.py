@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
-from itertools import product
-from math import ceil
+from itertools import pairwise, product
+from math import ceil, floor
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.core.book import spec_row, tier_table, weight_table
 from engine.core.kernels.margin import collateral_value, position_maintenance, to_valuation_up
-from engine.core.levers import build_levers
+from engine.core.levers import Closing, Selling, build_levers
 from engine.core.params import build_asset, build_instrument, build_policy
 from engine.core.plan import (
     Close,
@@ -177,7 +178,7 @@ def test_inverse_position_is_sized_in_coins_at_the_coin_s_price():
 
 
 def test_all_three_costs_count():
-    costs = {"slippage": "0.001", "taker_fee": "0.0005", "liquidation_fee": "0.0025"}  # 0.4 %
+    costs: Any = {"slippage": "0.001", "taker_fee": "0.0005", "liquidation_fee": "0.0025"}  # 0.4 %
     # One contract frees 100 x (1 % - 0.4 %) = 0.60: 50 / 0.6 = 83.3.
     plan = plan_liquidation(account("950", position("A", 1000, **costs)), build_policy({}))
     assert (plan.closes, plan.cost_units) == ((Close(0, 84),), dollars("33.6"))
@@ -283,6 +284,23 @@ def test_lot_that_reaches_into_a_slice_that_costs_more_than_it_frees_is_not_take
     assert plan.certificate["bound"] == "980.1"
 
 
+def test_lot_that_frees_less_than_nothing_in_all_is_left_even_where_it_begins_in_a_good_slice():
+    # As before in lots of 80: six free 960; the seventh frees 20 x 2 and loses 60 x 1.
+    item = position("A", 1000, tiers=TIERS, lot="80", slippage="0.02")
+    for equity, stage, contracts in (("1540.1", "partial", 480), ("1539.9", "full", 1000)):
+        start = account(equity, item)
+        plan = plan_liquidation(start, build_policy({}))
+        assert (plan.stage, qtys(plan, start)) == (stage, {"A": contracts})
+
+
+def test_plan_holds_after_roundings_where_they_outweigh_the_lots():
+    # A lot is 3 units of money, 1,000 of them: margin 30, equity 29. Unrounded, 75 lots would do (2 / 0.027). But any
+    # cost is at least one unit, 28 are left, and margin, rounded up, is below that only from 100 lots on: 0.03 x 900.
+    item = position("A", 1, lot="0.00000001", price_tick="1", mark=3)
+    start = PlanAccount(29, 30, (replace(item, size_steps=1000),))
+    assert plan_liquidation(start, build_policy({})).closes == (Close(0, 100),)
+
+
 def test_everything_is_closed_where_nothing_less_suffices_and_no_collateral_is_sold_for_it():
     coin = collateral("COIN", "10", "5", weights=[["0", "0.9"]])  # frees 5 at most
     start = account("50", position("A", 1000), position("B", 1000, slippage="0.02"), collaterals=(coin,))
@@ -304,36 +322,27 @@ def test_prune_gives_back_the_cheap_lots_that_a_large_last_lot_makes_needless():
 
 
 def test_rest_under_min_notional_is_closed_with_its_position():
-    # 950 needed of 1,000 contracts leaves $5,000: kept at a minimum of $5,000, closed below it.
-    start = account(
-        "145",
-        position("A", 1000),
-        position("B", 1000, slippage="0.02"),
-    )
-    start = PlanAccount(start.equity_units, dollars("1000"), start.positions)
+    # D = 854.5: 950 of 1,000 contracts, which leaves $5,000: kept at a minimum of $5,000, closed below it.
+    start = account("1145.5", position("A", 1000), position("B", 1000, slippage="0.02"))
     assert qtys(plan_liquidation(start, build_policy({"min_notional": "5000"})), start) == {"A": 950}
     assert qtys(plan_liquidation(start, build_policy({"min_notional": "5001"})), start) == {"A": 1000}
 
 
 def test_others_are_planned_again_around_a_position_closed_as_dust():
-    # A frees 90, 100 contracts, cheapest. D = 95: all of A and 7 of B (0.8 each). With C's... B's minimum of $99,400
-    # its rest of $99,300 is dust: all of B goes, frees 800, and A, no longer needed, stays.
+    # D = 95: A, the cheapest, frees 90; seven of B's 1,000 contracts the rest, 0.8 each. With a minimum of $99,400,
+    # B's rest of $99,300 is dust: all of B goes and frees 800, and A, no longer needed, stays.
     start = account("1005", position("A", 100), position("B", 1000, slippage="0.002"))
-    assert qtys(plan_liquidation(start, build_policy({})), start) == {"A": 100, "B": 7}
+    assert qtys(plan_liquidation(start, build_policy({"min_notional": "99300"})), start) == {"A": 100, "B": 7}
     assert qtys(plan_liquidation(start, build_policy({"min_notional": "99400"})), start) == {"B": 1000}
 
 
 def test_dust_whose_close_sets_the_account_back_is_made_up_for_elsewhere():
-    # A: top slice 4 %, below it 1 %, cost 2 %: D = 900 is 450 of its 1,000 contracts, + 1. The rest is dust to a
-    # minimum of $60,000 and loses: all of A frees 500 x 2 - 500 x 1 = 500. B, dearer, makes up for 400: 0.7 each.
-    start = account("2600", position("A", 1000, tiers=TIERS, slippage="0.02"), position("B", 1000, slippage="0.007"))
-    policy = build_policy({"min_notional": "30000"})
+    # A costs 2 %: its top slice (4 %) frees 2 a contract, the one below loses 1. MM 2,500 + 2,000, D = 900: 450 of A,
+    # and one to leave the trigger. With a minimum of $60,000 its rest is dust, and all of A frees only 500 x 2 - 500:
+    # B, dearer, makes up for the other 400 with 0.3 a contract, 1,333.3.
+    start = account("3600", position("A", 1000, tiers=TIERS, slippage="0.02"), position("B", 2000, slippage="0.007"))
     assert qtys(plan_liquidation(start, build_policy({})), start) == {"A": 451}
-    assert qtys(plan_liquidation(start, policy), start) == {"A": 451}
-    start = account("2600", position("A", 1000, tiers=TIERS, slippage="0.02"), position("B", 2000, slippage="0.007"))
-    start = PlanAccount(start.equity_units, dollars("3500"), start.positions)
-    plan = plan_liquidation(start, build_policy({"min_notional": "60000"}))
-    assert qtys(plan, start) == {"A": 1000, "B": 1334}  # 0.3 free each: 400 / 0.3 = 1,333.3
+    assert qtys(plan_liquidation(start, build_policy({"min_notional": "60000"})), start) == {"A": 1000, "B": 1334}
 
 
 # ------------------------------------------------------------------------------------------------------- collateral
@@ -352,8 +361,9 @@ def test_collateral_is_sold_where_that_is_cheaper_than_closing():
 
 
 def test_collateral_runs_out_and_closing_does_the_rest():
-    # 10 coins at $50: $500 x 0.19 = 95 freed; D = 100: the other 5 take 6 contracts.
-    coin = collateral("COIN", "10", "50", weights=[["0", "0.8"]], slippage="0.01")
+    # 10 coins at $50: $500 x 0.19 = 95 freed; D = 100: the other 5 take 6 contracts, which free 5.4 - so that of the
+    # coins, whose steps are whole ones here, none can be kept: one is worth 9.5.
+    coin = collateral("COIN", "10", "50", decimals=0, weights=[["0", "0.8"]], slippage="0.01")
     start = account("900", position("A", 1000), collaterals=(coin, USD))
     plan = plan_liquidation(start, build_policy({}))
     assert (plan.closes, plan.sales) == ((Close(0, 6),), (Sale("COIN", dollars("10"), "USDT"),))
@@ -407,7 +417,7 @@ def test_what_the_position_settles_in_is_not_sold_for_itself_and_counts_by_its_o
 
 def test_no_more_is_sold_than_the_debt_where_more_would_count_for_less():
     # $100 are owed, and more of that asset would have weight 0.5 only: $100 of the coin free 20, closing the other 30.
-    coin = collateral("COIN", "100", "50", weights=[["0", "0.8"]])
+    coin = collateral("COIN", "100", "50", decimals=0, weights=[["0", "0.8"]])
     debt = collateral("EUR", "-50", "2", weights=[["0", "0.5"]])
     start = account("950", position("A", 1000), collaterals=(coin, debt))
     plan = plan_liquidation(start, build_policy({}))
@@ -445,18 +455,19 @@ def test_larger_debt_is_paid_first_and_what_is_held_ends_somewhere():
 
 def test_whole_tiers_are_planned_as_if_marginal_and_give_back_what_the_jump_frees():
     # 520 contracts, $52,000 at 4 % on all of it: 2,080. Below $50,000 it is 1 %: 21 contracts free 2,080 - 499 = 1,581
-    # at once. D = 1,080: as if marginal, far more than the 20 contracts of the top slice; pruned to 21.
+    # at once. D = 1,080: as if marginal 20 x 3.9 + 1,114 contracts; the real table makes do with 21.
     policy = build_policy({"tier_mode": "whole"})
-    start = account("1000", position("A", 520, tiers=TIERS), position("B", 1000), policy=policy)
-    start = PlanAccount(start.equity_units, dollars("2080"), start.positions)
+    start = account("2000", position("A", 520, tiers=TIERS), position("B", 1000), policy=policy)
+    assert start.maintenance_units == dollars("3080")
     assert qtys(plan_liquidation(start, policy), start) == {"A": 21}
     # $50,000 exactly belongs to the tier that begins there.
     assert margin(start.positions[0], 500, "whole") == dollars("2000")
 
 
-def test_whole_tiers_out_of_reach_as_if_marginal_are_closed_in_full():
+def test_whole_tiers_are_closed_in_full_where_no_part_suffices():
+    # E = 40 pays for margin on no rest at all: closing k contracts costs 0.1 k and leaves 520 - k to be covered.
     policy = build_policy({"tier_mode": "whole"})
-    start = account("540", position("A", 520, tiers=TIERS), policy=policy)  # D = 1,540; as if marginal 78 + 450
+    start = account("40", position("A", 520, tiers=TIERS), policy=policy)
     plan = plan_liquidation(start, policy)
     assert (plan.stage, plan.closes) == ("full", (Close(0, 520),))
 
@@ -481,7 +492,10 @@ def test_positions_left_out_keep_their_margin():
     # Another 500 of margin belong to a symbol that may not be traded now: only A can give, and D counts it.
     start = PlanAccount(dollars("1450"), dollars("1500"), (position("A", 1000),))
     assert plan_liquidation(start, build_policy({})).closes == (Close(0, 56),)
-    nothing = PlanAccount(dollars("1450"), dollars("1500"), ())
+    coin, debt = collateral("COIN", "100", "50", weights=[["0", "0.5"]]), collateral("USDT", "-60", "1")
+    plan = plan_liquidation(replace(start, positions=(), collaterals=(coin, debt)), build_policy({}))
+    assert (plan.stage, plan.closes, len(plan.sales)) == ("partial", (), 1)
+    nothing = replace(start, positions=())
     plan = plan_liquidation(nothing, build_policy({}))
     assert (plan.closes, plan.sales, plan.certificate["bound"]) == ((), (), None)
 
@@ -614,9 +628,67 @@ def test_every_close_is_needed(case):
         assert not is_met(*outcome(start, less), policy)
 
 
+WEIGHTS = st.sampled_from(([["0", "1"]], [["0", "0.9"], ["200", "0.6"]], [["0", "0.5"]]))
+
+
+@st.composite
+def wallets(draw):
+    """Two coins that may be sold, and the asset all positions settle in, held or owed."""
+    held = [
+        collateral(
+            name,
+            format_scaled(draw(st.integers(0, 10**9)), 8),
+            draw(st.sampled_from(("0.97", "37", "41234.5678"))),
+            decimals=draw(st.sampled_from((0, 2, 8))),
+            weights=draw(WEIGHTS),
+            slippage=draw(st.sampled_from(("0", "0.01", "0.2"))),
+        )
+        for name in ("COIN", "DUST")
+    ]
+    settle = collateral("USDT", draw(st.sampled_from(("-1000", "-3", "0", "500"))), "1", weights=draw(WEIGHTS))
+    return (*held, settle)
+
+
+def collateral_worth(item: PlanCollateral, balance: int) -> int:
+    """b x P by slices of weight, in full where owed, down."""
+    value, counted = Fraction(balance * item.price_units, UNIT), Fraction(0)
+    if balance <= 0:
+        return floor(value)
+    for (low, weight), (high, _) in pairwise([*item.asset.weights, (10**30, 0)]):
+        counted += max(min(value, Fraction(high)) - low, Fraction(0)) * Fraction(weight, PPM)
+    return floor(counted)
+
+
+@settings(max_examples=150)
+@given(portfolios(), wallets())
+def test_target_holds_once_sales_are_booked_and_every_wallet_is_valued_anew(case, items):
+    start, policy = case
+    start = replace(start, collaterals=items)
+    plan = plan_liquidation(start, policy)
+    balances = {item.asset.name: item.balance_units for item in items}
+    by_name = {item.asset.name: item for item in items}
+    for sale in plan.sales:
+        item, target = by_name[sale.asset], by_name[sale.for_asset]
+        assert sale.amount_units % item.asset.step_units == 0
+        assert 0 < sale.amount_units <= item.balance_units
+        kept = 1 - Fraction(item.asset.slippage_ppm, PPM)
+        balances[sale.asset] -= sale.amount_units
+        balances[sale.for_asset] += floor(sale.amount_units * item.price_units * kept / target.price_units)
+    equity, maintenance = outcome(start, {close.position_index: close.qty_steps for close in plan.closes})
+    equity += sum(
+        collateral_worth(item, balances[item.asset.name]) - collateral_worth(item, item.balance_units) for item in items
+    )
+    if plan.stage == "partial":
+        assert is_met(equity, maintenance, policy)
+        if plan.certificate["bound"] is not None:
+            assert plan.cost_units >= dollars(plan.certificate["bound"])
+    else:
+        assert plan.sales == ()
+
+
 @pytest.mark.parametrize("equity", ["1", "900", "1500", "2300", "2700"])
 def test_gap_vanishes_where_lots_are_tiny(equity):
-    fine = {"lot": "0.000001", "tiers": TIERS}
+    fine: Any = {"lot": "0.000001", "tiers": TIERS}
     start = account(
         equity, position("A", 600, **fine), position("B", 700, slippage="0.003", **fine), position("C", 500, **fine)
     )
@@ -640,6 +712,7 @@ def test_predicted_margin_is_what_the_kernels_will_compute(case, tier_mode, data
     for item, lever in zip(start.positions, build_levers(start, policy), strict=True):
         terms = item.instrument
         tiers = tier_table(terms, is_whole=tier_mode == "whole")
+        assert isinstance(lever, Closing)
         rest = data.draw(st.integers(0, abs(item.size_steps)))
         in_settle = position_maintenance(spec_row(terms), tiers, rest, item.mark_steps)
         assert lever.maintenance(rest) == to_valuation_up(in_settle, item.settle_price_units)
@@ -652,5 +725,6 @@ def test_predicted_collateral_is_what_the_kernels_will_compute(balance, price, f
     item = PlanCollateral(build_asset("COIN", {"weights": rows}), balance + UNIT, price)
     start = account("950", position("A", 1000), collaterals=(item, USD))
     lever = build_levers(start, build_policy({}))[-1]
+    assert isinstance(lever, Selling)
     for held in (balance, balance + UNIT):
         assert lever.value(held) == collateral_value(weight_table(item.asset), held, price)

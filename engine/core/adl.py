@@ -52,11 +52,13 @@ def allocate(rule: str, winners: Sequence[Winner], needed_lots: int) -> list[int
     """Return the lots each winner gives up, in the order given; they add up to min(needed, all that can be given)."""
     check(rule in RULES, f"adl rule was {rule!r}, expected one of {', '.join(RULES)}")
     check(needed_lots >= 0, f"needed_lots was {needed_lots}, expected >= 0")
+    per_lot = winners[0].notional_per_lot if winners else Fraction(1)
+    check(per_lot > 0, f"notional_per_lot was {per_lot}, expected above 0")
     for winner in winners:
-        bounded = 0 <= winner.lots_max <= winner.lots and winner.lots > 0
-        check(bounded, f"{winner.account}: lots_max was {winner.lots_max}, expected 0..lots ({winner.lots})")
-        same = winner.notional_per_lot == winners[0].notional_per_lot > 0
-        check(same, f"{winner.account}: notional_per_lot was {winner.notional_per_lot}, expected one above 0 for all")
+        if not 0 <= winner.lots_max <= winner.lots or winner.lots == 0:
+            check(False, f"{winner.account}: lots_max was {winner.lots_max}, expected 0..lots ({winner.lots})")
+        if winner.notional_per_lot is not per_lot and winner.notional_per_lot != per_lot:
+            check(False, f"{winner.account}: notional_per_lot was {winner.notional_per_lot}, expected one for all")
     caps = [winner.lots_max for winner in winners]
     if sum(caps) <= needed_lots:
         return caps
@@ -97,7 +99,7 @@ def _fairness(winners: Sequence[Winner], allocation: Sequence[int]) -> dict[str,
 def _queue(winners: Sequence[Winner], needed_lots: int) -> list[int]:
     """Return the lots taken from the highest score down, each winner to what it can give."""
     ranks = _ranks([_score(winner) for winner in winners])
-    order = sorted(range(len(winners)), key=lambda index: (-ranks[index], _name(winners[index])))
+    order = sorted(_by_name(winners), key=lambda index: -ranks[index])
     lots = [0] * len(winners)
     for index in order:
         lots[index] = min(winners[index].lots_max, needed_lots)
@@ -176,7 +178,7 @@ def _whole_lots(winners: Sequence[Winner], shares: Sequence[int], divisor: int, 
     No share exceeds its cap, a whole number, so one more lot on a share with a remainder does not either.
     """
     lots = [share // divisor for share in shares]
-    order = sorted(range(len(winners)), key=lambda index: (-(shares[index] % divisor), _name(winners[index])))
+    order = sorted(_by_name(winners), key=lambda index: -(shares[index] % divisor))
     for index in order[: total - sum(lots)]:
         lots[index] += 1
     return lots
@@ -192,9 +194,10 @@ def _ranks(fractions: Sequence[tuple[int, int]]) -> list[int]:
     return [(numerator << shift) // denominator for numerator, denominator in fractions]
 
 
-def _name(winner: Winner) -> tuple[str, str, str]:
-    """Return what decides between equal claims."""
-    return winner.account, winner.bucket, winner.leg
+def _by_name(winners: Sequence[Winner]) -> list[int]:
+    """Return indices by account, bucket, leg: sorting is stable, so this is what decides between equal claims."""
+    names = [(winner.account, winner.bucket, winner.leg) for winner in winners]
+    return sorted(range(len(winners)), key=names.__getitem__)
 
 
 RULES: dict[str, Callable[[Sequence[Winner], int], list[int]]] = {

@@ -18,19 +18,19 @@ from engine.core.kernels.margin import (
     SPEC_COLUMNS,
     TIER_COLUMNS,
     collateral_value,
-    position_maintenance,
-    position_pnl,
-    to_valuation_up,
+    position_values,
 )
 from engine.core.kernels.reprice import (
     COLD,
     COST,
     EQUITY,
     FLAGS,
+    GROSS,
     HOLDER_COLUMNS,
     LEG,
     MAINTENANCE,
     MARGIN,
+    NOTIONAL,
     PNL,
     ROW,
     SIZE,
@@ -277,6 +277,10 @@ class Book:
         """Return a row's maintenance margin in valuation units."""
         return int(self.state[row, MAINTENANCE])
 
+    def gross(self, row: int) -> int:
+        """Return the sum of a row's notionals in valuation units, each rounded down."""
+        return int(self.state[row, GROSS])
+
     def is_priced(self, row: int) -> bool:
         """Return whether every price the row depends on is known."""
         return bool(self.state[row, UNPRICED] == 0)
@@ -312,10 +316,11 @@ class Book:
         entry = holders.table[place]
         entry[SIZE], entry[COST] = size, cost
         holders.size_max = max(holders.size_max, abs(size))
-        pnl, margin = self.position_values(symbol, size, cost)
+        pnl, margin, notional = self.position_values(symbol, size, cost)
         self.state[row, EQUITY] += pnl - entry[PNL]
         self.state[row, MAINTENANCE] += margin - entry[MARGIN]
-        entry[PNL], entry[MARGIN] = pnl, margin
+        self.state[row, GROSS] += notional - entry[NOTIONAL]
+        entry[PNL], entry[MARGIN], entry[NOTIONAL] = pnl, margin, notional
         if size == 0:
             holders.remove(row, leg)
             self.row_positions[row].remove((symbol, leg))
@@ -327,16 +332,13 @@ class Book:
         """Return the sort key of a position within its row: symbol name, then leg."""
         return self.instruments[key[0]].symbol, key[1]
 
-    def position_values(self, symbol: int, size: int, cost: int, price: int | None = None) -> tuple[int, int]:
-        """Return PnL and maintenance margin of a position in valuation units, at the mark or at ``price``."""
-        at = self.marks[symbol].value if price is None else price
-        asset_price = self.asset_prices[self.settle[symbol]].value
-        if at == 0 or asset_price == 0 or size == 0:
-            return 0, 0
-        spec = self.specs[symbol]
-        pnl = position_pnl(spec, size, cost, at, asset_price)
-        margin = to_valuation_up(position_maintenance(spec, self.tiers[symbol], size, at), asset_price)
-        return int(pnl), int(margin)
+    def position_values(self, symbol: int, size: int, cost: int) -> tuple[int, int, int]:
+        """Return PnL, maintenance margin and notional of a position at the mark, in valuation units."""
+        mark, asset_price = self.marks[symbol].value, self.asset_prices[self.settle[symbol]].value
+        if mark == 0 or asset_price == 0 or size == 0:
+            return 0, 0, 0
+        values = position_values(self.specs[symbol], self.tiers[symbol], size, cost, mark, asset_price)
+        return int(values[0]), int(values[1]), int(values[2])
 
     def wallet(self, row: int, asset: int) -> int:
         """Return a row's balance of an asset in units."""

@@ -359,12 +359,7 @@ def try_room(book: Book, event: Fill, symbol: int, leg: int, bucket: str, size: 
 
 def row_gross(book: Book, row: int) -> int:
     """Return the sum of a row's notionals and absolute balances in valuation units."""
-    total = 0
-    for symbol, leg in book.row_positions[row]:
-        mark, asset_price = book.marks[symbol].value, book.asset_prices[book.settle[symbol]].value
-        if mark:
-            size = abs(book.position(row, symbol, leg)[0])
-            total += symbol_notional(book, symbol, size, mark) * (asset_price or UNIT) // UNIT
+    total = book.gross(row)
     for asset, price in enumerate(book.asset_prices):
         total += abs(book.wallet(row, asset)) * (price.value or UNIT) // UNIT
     return total

@@ -1,13 +1,13 @@
 """The cheapest reduce-only closes and collateral sales that make an account healthy again (CONTRACT 5.3).
 
-How the plan is found, all in exact integers (a *lever* is a position to close or
-a balance to sell, ``levers.py``; its *ladder* is what it gives from the top down, ``certificate.py``):
+How the plan is found, all in exact integers. A *lever* is a position to close or a balance to sell (``levers.py``),
+its *ladder* what it gives from the top down (``certificate.py``).
 
 1. Every position is a ladder of tier slices from the top, every asset that can be sold one of weight slices. Closing
    one unit of notional at rate r frees r x (1 + b) - c; selling one unit of value of weight w frees 1 - slippage - w.
-2. The ladders are cut into runs of whole lots that free at one constant rate. A lot that spans two slices is a run of
-   its own, so a plan is whole lots throughout and only its last run can be taken in part, rounded up to the lot.
-3. Runs are taken by cost per unit freed until the deficit is freed. A run that frees nothing is never taken.
+2. The slices are cut at whole lots: a lot across two of them goes with the upper one, unless it frees nothing.
+3. Slices are taken by cost per unit freed until the deficit is freed; the last one in part, rounded up to the lot. What
+   frees nothing is never taken. So the rounding of each touched position costs at most a lot.
 4. The margin after the plan is predicted with the contract's roundings. Where a rounding leaves it short, more is
    taken; then, from the dearest to the cheapest, each ladder gives back the lots that are not needed (prune).
 5. A position whose rest would be under ``min_notional`` is closed whole, and the others are planned again around it.
@@ -18,9 +18,9 @@ What the contract leaves open, and how it is read here:
 * *Levels of depth.* The contract knows one cost per unit of notional, so each level costs the same, and which is taken
   decides only between equals: the first ``depth`` of every position goes before the second of any, since a venue fills
   one level per mark. Depth never makes a plan smaller or dearer.
-* *What a sale buys.* Proceeds that pay a debt count in full. Otherwise they count by the lowest weight of ``for_asset``
-  (an asset not listed has weight 1), so that a plan never counts on more than it gets; for the same reason one asset is
-  then sold for no more than the debt. Closing costs are counted in full, whatever the asset they are paid in.
+* *What a sale buys.* Proceeds that pay a debt count in full, other proceeds by the lowest weight of ``for_asset`` (an
+  asset not listed has weight 1), so that a plan never counts on more than it gets. Where that weight is below 1, no
+  balance is sold for more than the debt. Closing costs are counted in full, whatever the asset they are paid in.
 * *Positions left out.* The account's margin may hold more than the positions given (a paused or stale symbol): those
   stay as they are, and "everything" means all that is given.
 * *whole tiers.* Slices are taken as if marginal, which frees no more than the whole table does; the prediction and
@@ -263,7 +263,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Lots ``start`` to ``stop`` of a lever, alike: ``freed`` by all of them together, ``price`` per unit freed."""
+    """Lots ``start`` to ``stop`` of a lever: ``freed`` by all of them together, ``price`` per unit freed."""
 
     lever: int
     start: int
@@ -274,20 +274,27 @@ class _Run:
 
 
 def _runs(index: int, ladder: Ladder) -> list[_Run]:
-    """Return the runs of a ladder that free something, cut at the lots around each rung's end and at depth levels."""
-    cuts, end = {0}, 0
-    for rung in ladder.rungs:
-        end += rung.length
-        cuts |= {end // ladder.lot_value, div_up(end, ladder.lot_value)}
+    """Return the runs of a ladder that free something: its rungs in whole lots, cut where a level of depth ends."""
+
+    def freed(start: int, stop: int) -> int:
+        return ladder.freed_by(ladder.value_of(stop)) - ladder.freed_by(ladder.value_of(start))
+
     level_lots = ladder.level_lots or ladder.lots
-    cuts |= {level * level_lots for level in range(1, LEVELS_MAX + 1) if level * level_lots < ladder.lots}
-    runs, freed_above = [], 0
-    for start, stop in pairwise(sorted(cuts)):
-        freed_below = ladder.freed_by(ladder.value_of(stop))
-        freed = freed_below - freed_above
-        if freed <= 0:
+    level_ends = range(level_lots, min(ladder.lots, level_lots * LEVELS_MAX + 1), level_lots)
+    runs: list[_Run] = []
+    start = end = 0
+    for rung in ladder.rungs:
+        if rung.freed_rate <= 0:
             break
-        cost = ladder.cost_ppm * (ladder.value_of(stop) - ladder.value_of(start))
-        runs.append(_Run(index, start, stop, min(start // level_lots, LEVELS_MAX), freed, Fraction(cost, freed)))
-        freed_above = freed_below
+        end += rung.length
+        stop = div_up(end, ladder.lot_value)
+        # The last lot may reach into rungs that cost more than they free.
+        if freed(stop - 1, stop) <= 0:
+            stop -= 1
+        if stop <= start:
+            continue
+        price = Fraction(ladder.cost_ppm, rung.freed_rate)
+        for first, last in pairwise([start, *(cut for cut in level_ends if start < cut < stop), stop]):
+            runs.append(_Run(index, first, last, min(first // level_lots, LEVELS_MAX), freed(first, last), price))
+        start = stop
     return runs

@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from engine.core import ledger
 from engine.core.adl import Winner, allocate, wave_report
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book
 from engine.core.events import EVENTS_TOPIC
-from engine.core.kernels.reprice import COST, LEG, MARGIN, PNL, ROW, SIZE
+from engine.core.kernels.reprice import COST, EQUITY, LEG, MAINTENANCE, MARGIN, PNL, ROW, SIZE, UNPRICED
 from engine.core.ledger import fill_cash
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Shard
-from engine.errors import check
 from engine.units import UNIT, div_up, format_scaled, format_units
 
 
@@ -278,49 +279,35 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
     holders, instrument = book.holders[symbol], book.instruments[symbol]
     asset_price = book.asset_prices[book.settle[symbol]].value
     mark = book.marks[symbol].value
-    loss_per_lot = Fraction(-share.equity * instrument.lot_steps, abs(share.size))
+    # What the winners lose per lot against the mark, as loss / loss_lots.
+    loss, loss_lots = -share.equity, abs(share.size) // instrument.lot_steps
     per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
+    table = holders.table[: holders.count]
+    standing = book.state[table[:, ROW]]
+    eligible = (np.sign(table[:, SIZE]) != np.sign(share.size)) & (standing[:, EQUITY] > standing[:, MAINTENANCE])
     found = []
-    for place in range(holders.count):
-        row, size = int(holders.table[place, ROW]), int(holders.table[place, SIZE])
-        if size * share.size > 0 or row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
+    for place in np.flatnonzero(eligible & (standing[:, UNPRICED] == 0)).tolist():
+        row, leg, size, cost, pnl = table[place, [ROW, LEG, SIZE, COST, PNL]].tolist()
+        if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
             continue
         equity = book.equity(row)
-        if not book.is_priced(row) or equity <= book.maintenance(row):
-            continue
         lots = abs(size) // instrument.lot_steps
-        # A lot's loss is rounded up once more for the cash that rounding may add.
-        lots_max = lots if loss_per_lot <= 0 else min(lots, int((equity - 1) // loss_per_lot))
+        # One unit of equity is kept back for the cash that rounding may add.
+        lots_max = lots if loss <= 0 else min(lots, (equity - 1) * loss_lots // loss)
         if lots_max <= 0:
             continue
-        cost = int(holders.table[place, COST])
         winner = Winner(
             account=book.accounts[row],
             bucket=book.buckets[row],
-            leg=LEG_NAMES[int(holders.table[place, LEG])],
+            leg=LEG_NAMES[leg],
             lots=lots,
             lots_max=lots_max,
-            pnl=int(holders.table[place, PNL]),
+            pnl=pnl,
             entry_notional=abs(cost) * asset_price // UNIT,
-            account_notional=account_notional(book, row),
+            account_notional=book.gross(row),
             equity=equity,
             notional_per_lot=per_lot,
         )
-        found.append(Candidate(row, int(holders.table[place, LEG]), winner))
+        found.append(Candidate(row, leg, winner))
     found.sort(key=lambda candidate: (candidate.winner.account, candidate.winner.bucket, candidate.leg))
     return found
-
-
-def account_notional(book: Book, row: int) -> int:
-    """Return the sum of a row's notionals at marks in valuation units."""
-    total = 0
-    for symbol, leg in book.row_positions[row]:
-        size, _ = book.position(row, symbol, leg)
-        notional = symbol_notional(book, symbol, abs(size), book.marks[symbol].value)
-        total += notional * book.asset_prices[book.settle[symbol]].value // UNIT
-    return total
-
-
-def check_zero(book: Book, row: int) -> None:
-    """Raise unless a row whose positions are all placed is left with (no less than) zero equity."""
-    check(book.equity(row) >= 0, f"{book.accounts[row]}: equity {book.equity(row)} after the waterfall")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from engine.core.kernels.reprice import EQUITY, FLAGS, MAINTENANCE
 from engine.core.shard import Episode, Shard
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import encode
@@ -25,7 +26,12 @@ def state_document(shard: Shard) -> dict[str, Any]:
         "rows": [
             [account, bucket, int(equity), int(maintenance), int(flags)]
             for account, bucket, (equity, maintenance, flags) in sorted(
-                zip(book.accounts, book.buckets, book.state[: len(book.accounts), [0, 1, 4]].tolist(), strict=True)
+                zip(
+                    book.accounts,
+                    book.buckets,
+                    book.state[: len(book.accounts), [EQUITY, MAINTENANCE, FLAGS]].tolist(),
+                    strict=True,
+                )
             )
         ],
         "episodes": [episode_document(shard.episodes[row]) for row in sorted(shard.episodes)],

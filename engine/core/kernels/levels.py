@@ -17,9 +17,7 @@ from engine.core.kernels.margin import (
     VALUE_DEN,
     VALUE_NUM,
     is_liquidatable,
-    position_maintenance,
-    position_pnl,
-    to_valuation_up,
+    position_values,
 )
 
 _NOTIONAL_MAX = np.int64(4_000_000_000_000_000_000)
@@ -34,8 +32,9 @@ def slack_parts(legs, spec, tiers, price, asset_price, rest):
     """
     equity, maintenance = rest[0], rest[1]
     for leg in range(legs.shape[0]):
-        equity += position_pnl(spec, legs[leg, 0], legs[leg, 1], price, asset_price)
-        maintenance += to_valuation_up(position_maintenance(spec, tiers, legs[leg, 0], price), asset_price)
+        pnl, margin, _ = position_values(spec, tiers, legs[leg, 0], legs[leg, 1], price, asset_price)
+        equity += pnl
+        maintenance += margin
     return equity, maintenance
 
 

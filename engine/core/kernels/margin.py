@@ -38,7 +38,7 @@ def notional_parts(spec, size, price):
     return quotient, remainder, spec[VALUE_DEN]
 
 
-@kernel
+@inlined
 def position_pnl(spec, size, cost, price, asset_price):
     """Return the unrealised PnL of a position in valuation units, rounded down once.
 
@@ -82,7 +82,7 @@ def tier_of(tiers, notional):
     return index
 
 
-@kernel
+@inlined
 def position_maintenance(spec, tiers, size, price):
     """Return the maintenance margin of a position in settlement units: notional x rate - deduction, rounded up once.
 
@@ -114,6 +114,39 @@ def position_initial(spec, tiers, size, price):
         extra, more = mul_div_rem(remainder, _PPM, divisor)
         return quotient + div_up(left + extra + (1 if more > 0 else 0), leverage)
     return quotient + (1 if left > 0 else 0)
+
+
+@inlined
+def plain_values(value_num, tiers, size, cost, price):
+    """Return (PnL, maintenance margin, notional) of a position whose figures are whole units of the valuation currency.
+
+    For linear contracts with a whole multiplier, settled in an asset at price 1 - nearly every position of nearly every
+    book: nothing is rounded but the margin, and a mark's pass over the holders takes a quarter of the time.
+    """
+    notional = abs(size) * price * value_num
+    tier = tier_of(tiers, notional)
+    rate = tiers[tier, RATE]
+    millions = notional // _PPM
+    rest = (notional - millions * _PPM) * rate - tiers[tier, DEDUCTION_PPM]
+    margin = millions * rate - tiers[tier, DEDUCTION] + div_up(rest, _PPM) if size != 0 else np.int64(0)
+    return cost + (notional if size >= 0 else -notional), margin, notional
+
+
+@inlined
+def is_plain(spec, asset_price):
+    """Return whether ``plain_values`` holds for a contract."""
+    return spec[IS_INVERSE] == 0 and spec[VALUE_DEN] == 1 and asset_price == _UNIT
+
+
+@inlined
+def position_values(spec, tiers, size, cost, price, asset_price):
+    """Return (PnL, maintenance margin, notional) of a position in valuation units; PnL and notional rounded down."""
+    if is_plain(spec, asset_price):
+        return plain_values(spec[VALUE_NUM], tiers, size, cost, price)
+    pnl = position_pnl(spec, size, cost, price, asset_price)
+    margin = to_valuation_up(position_maintenance(spec, tiers, size, price), asset_price)
+    floor, _, _ = notional_parts(spec, abs(size), price)
+    return pnl, margin, mul_div_floor(floor, asset_price, _UNIT)
 
 
 @inlined
