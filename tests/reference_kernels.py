@@ -83,6 +83,14 @@ def position_initial(contract: Contract, size: int, price: int) -> int:
     return div_up(top * PPM, bottom * contract.tiers[contract.tier_at(size, price)][2])
 
 
+def position_values(contract: Contract, size: int, cost: int, price: int, asset_price: int) -> tuple[int, int, int]:
+    """Return PnL, down once; maintenance margin, up twice; notional, down twice; all in the valuation currency."""
+    top, bottom = contract.notional(size, price)
+    pnl = position_pnl(contract, size, cost, price, asset_price)
+    needed = to_valuation_up(position_maintenance(contract, size, price), asset_price)
+    return pnl, needed, top // bottom * asset_price // UNIT
+
+
 def to_valuation_up(amount: int, asset_price: int) -> int:
     """Return amount x P, up."""
     return div_up(amount * asset_price, UNIT)
@@ -139,8 +147,8 @@ def verdict_at(
     """Return whether a row is liquidatable at one price; ``rest`` is the equity and margin of all else in it."""
     equity, maintenance = rest
     for size, cost in legs:
-        equity += position_pnl(contract, size, cost, price, asset_price)
-        maintenance += to_valuation_up(position_maintenance(contract, size, price), asset_price)
+        pnl, needed, _ = position_values(contract, size, cost, price, asset_price)
+        equity, maintenance = equity + pnl, maintenance + needed
     return is_liquidatable(equity, maintenance, below)
 
 

@@ -209,7 +209,8 @@ def tier_cases(random: Random) -> Iterator[Case]:
 
 def funding_cases(random: Random) -> Iterator[Case]:
     for listing, size, price in positions(random):
-        yield listing, size or 1, price, signed(random, twins.FUNDING_SCALE)
+        if size:
+            yield listing, size, price, signed(random, twins.FUNDING_SCALE)
 
 
 def to_valuation_cases(random: Random) -> Iterator[Case]:
@@ -294,6 +295,7 @@ TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Random]
     "position_maintenance": (
         with_tiers(margin.position_maintenance), of_listing(twins.position_maintenance), positions,
     ),
+    "position_values": (with_tiers(margin.position_values), of_listing(twins.position_values), pnl_cases),
     "position_initial": (with_tiers(margin.position_initial), of_listing(twins.position_initial), positions),
     "tier_of": (
         lambda listing, notional: margin.tier_of(listing.tiers, notional),
@@ -369,9 +371,9 @@ class World:
         self.piles = [Pile(slices, weight_table(Asset("X", weights=slices))) for slices in self.slices()]
         self.balances = [self.draw_balances() for _ in self.piles]
         self.values = [np.zeros(self.rows, dtype=np.int64) for _ in self.piles]
-        self.listings = [next(listings(random))[0] for _ in range(4)]
+        listed_at = [self.draw_listing() for _ in range(4)]
+        self.listings, self.marks = [listing for listing, _ in listed_at], [mark for _, mark in listed_at]
         self.settle = [random.randrange(2) for _ in self.listings]
-        self.marks = [sized(random, 10**9, 10**3) for _ in self.listings]
         self.holders = [self.draw_holders(symbol) for symbol in range(len(self.listings))]
         self.rule = np.array([random.randrange(2), 800_000, 750_000], dtype=np.int64)
         self.state = np.zeros((self.rows, reprice.STATE_COLUMNS), dtype=np.int64)
@@ -381,6 +383,15 @@ class World:
 
     def slices(self) -> Iterable[tuple[twins.Slice, ...]]:
         return [((0, PPM),), ((0, 950_000), (sized(self.random, 10**14, 1), 400_000))]
+
+    def draw_listing(self) -> tuple[Listing, int]:
+        """Return a contract and a mark at which a single size step is worth little enough."""
+        for listing, _ in listings(self.random):
+            mark = sized(self.random, 10**9, 10**3)
+            top, bottom = listing.contract.notional(1, mark)
+            if top < 10**14 * bottom:
+                return listing, mark
+        raise AssertionError("listings are endless")
 
     def draw_balances(self) -> Any:
         return np.array([self.random.choice((0, 1)) * signed(self.random, 10**14) for _ in range(self.rows)])
@@ -392,7 +403,7 @@ class World:
         table = np.zeros((len(rows) + 2, reprice.HOLDER_COLUMNS), dtype=np.int64)
         for place, row in enumerate(rows):
             top, bottom = contract.notional(1, mark)
-            size = sized(self.random, max(1, 10**15 * bottom // top), 1)
+            size = sized(self.random, min(10**18, max(1, 10**15 * bottom // top)), 1)
             table[place, :4] = row, 0, self.random.choice((-1, 1)) * size, signed(self.random, 10**15)
         return table
 
@@ -416,28 +427,33 @@ class World:
                 self.move_mark(symbol, self.marks[symbol])
         return rows
 
-    def recount(self) -> list[tuple[int, int]]:
-        """Return every row's equity and maintenance margin, all of it valued anew by the twins."""
-        equity, maintenance = [0] * self.rows, [0] * self.rows
+    def standings(self) -> list[list[int]]:
+        """Return every row's equity, maintenance margin and notional as the kernels have kept them."""
+        standings: list[list[int]] = self.state[:, [reprice.EQUITY, reprice.MAINTENANCE, reprice.GROSS]].tolist()
+        return standings
+
+    def recount(self) -> list[list[int]]:
+        """Return the same, all of it valued anew by the twins."""
+        totals = [[0, 0, 0] for _ in range(self.rows)]
         for asset, pile in enumerate(self.piles):
             for row in range(self.rows):
                 balance = int(self.balances[asset][row])
-                equity[row] += twins.collateral_value(pile.slices, balance, self.prices[asset])
+                totals[row][0] += twins.collateral_value(pile.slices, balance, self.prices[asset])
         for symbol, listing in enumerate(self.listings):
             mark, price = self.marks[symbol], self.prices[self.settle[symbol]]
             for row, _, size, cost, *_ in self.holders[symbol][:-2].tolist():
-                equity[row] += twins.position_pnl(listing.contract, size, cost, mark, price)
-                needed = twins.position_maintenance(listing.contract, size, mark)
-                maintenance[row] += twins.to_valuation_up(needed, price)
-        return list(zip(equity, maintenance, strict=True))
+                values = twins.position_values(listing.contract, size, cost, mark, price)
+                totals[row] = [total + value for total, value in zip(totals[row], values, strict=True)]
+        return totals
 
     def is_wanted(self, row: int) -> bool:
         """Return whether the row calls for a decision, by the recount's rules."""
-        equity, maintenance, unpriced, _, flags = self.state[row].tolist()
+        equity, maintenance, *_ = self.standings()[row]
+        flags = int(self.state[row, reprice.FLAGS])
         return twins.needs_a_look(
             equity,
             maintenance,
-            is_priced=unpriced == 0,
+            is_priced=self.state[row, reprice.UNPRICED] == 0,
             is_own=bool(flags & reprice.SYSTEM),
             is_called=bool(flags & reprice.CALLED),
             is_watched=bool(flags & reprice.WATCHED),
@@ -464,7 +480,7 @@ def test_incremental_reprice_equals_a_full_recount_and_names_the_rows_in_need(nu
             rows = world.move_mark(symbol, max(1, before * random.randint(80, 125) // 100))
             looked_at = [int(row) for row in world.holders[symbol][:-2, reprice.ROW]]
             assert rows == [row for row in looked_at if world.is_wanted(row)], (SEED, number, step)
-        assert world.state[:, :2].tolist() == [list(pair) for pair in world.recount()], (SEED, number, step)
+        assert world.standings() == world.recount(), (SEED, number, step)
     assert not any(world.holders[symbol][-2:].any() for symbol in range(4)), "wrote beyond the count"
 
 
@@ -479,7 +495,7 @@ def test_repriced_wallets_name_the_rows_in_need_and_skip_empty_ones(number):
         rows = world.move_asset(1, sized(random, 10**11, 1))
         held = [row for row in range(world.rows) if world.balances[1][row] != 0]
         assert rows == [row for row in held if world.is_wanted(row)], (SEED, number)
-        assert world.state[:, :2].tolist() == [list(pair) for pair in world.recount()], (SEED, number)
+        assert world.standings() == world.recount(), (SEED, number)
 
 
 @pytest.mark.parametrize(("equity", "found"), [(INT64_MAX - 100, 0), (INT64_MAX - 99, -1)])
@@ -487,12 +503,13 @@ def test_reprice_says_when_a_sum_leaves_64_bits(equity, found):
     # One contract bought for 100 is worth 200 now: equity grows by 100 and ends on the last number there is, or past it.
     listing = listed(Contract(False, 1, 1))
     rule, touched = np.array([0, 800_000, 750_000], dtype=np.int64), np.zeros(4, dtype=np.int64)
-    state = np.array([[equity, 0, 0, 0, 0]], dtype=np.int64)
-    holders = np.array([[0, 0, 1, -100, 0, 0]], dtype=np.int64)
-    given = state, listing.spec, listing.tiers, 200, UNIT, rule, touched
+    state = np.zeros((1, reprice.STATE_COLUMNS), dtype=np.int64)
+    state[0, reprice.EQUITY] = equity
+    holders = np.zeros((1, reprice.HOLDER_COLUMNS), dtype=np.int64)
+    holders[0, [reprice.SIZE, reprice.COST]] = 1, -100
+    given = state.copy(), listing.spec, listing.tiers, 200, UNIT, rule, touched
     assert reprice.reprice_holders(holders, 1, *given) == found
     # And 100 more of an asset that counts in full.
-    state = np.array([[equity, 0, 0, 0, 0]], dtype=np.int64)
     balances, values = np.array([100], dtype=np.int64), np.array([0], dtype=np.int64)
     table = weight_table(Asset("X"))
     assert reprice.reprice_wallets(balances, values, 1, state, table, UNIT, rule, touched) == found
@@ -522,7 +539,7 @@ def test_rows_that_wait_for_a_price_are_counted_once_a_position_and_once_a_balan
         holders = np.zeros((12, reprice.HOLDER_COLUMNS), dtype=np.int64)
         holders[:, reprice.ROW] = [random.randrange(rows) for _ in range(12)]
         balances = np.array([random.choice((0, -5, 5)) for _ in range(rows)], dtype=np.int64)
-        state = np.array([[random.randrange(9) for _ in range(5)] for _ in range(rows)], dtype=np.int64)
+        state = np.array([[random.randrange(9) for _ in range(reprice.STATE_COLUMNS)] for _ in range(rows)], dtype=np.int64)
         column, change = random.choice((reprice.UNPRICED, reprice.COLD)), random.choice((-1, 1))
         count, wallets = random.randrange(13), random.randrange(rows + 1)
         expected = state.copy()

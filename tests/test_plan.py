@@ -23,8 +23,6 @@ from engine.core.plan import (
     PlanCollateral,
     PlanPosition,
     Sale,
-    debt_sales,
-    equity_after_slippage,
     plan_liquidation,
 )
 from engine.errors import InvariantError
@@ -423,31 +421,6 @@ def test_no_more_is_sold_than_the_debt_where_more_would_count_for_less():
     plan = plan_liquidation(start, build_policy({}))
     assert plan.sales == (Sale("COIN", dollars("2"), "EUR"),)
     assert plan.closes == (Close(0, 34),)
-
-
-def test_debts_without_a_position_are_paid_from_the_largest_holding_down():
-    # $1,000 owed. $600 of A at 1 % slippage brings 594; the other 406 are 81.2 of B at $5, up to its decimals.
-    holdings = (
-        collateral("B", "100", "5", decimals=0),
-        collateral("A", "60", "10", slippage="0.01"),
-        collateral("USDT", "-1000", "1"),
-    )
-    assert debt_sales(holdings) == (Sale("A", dollars("60"), "USDT"), Sale("B", dollars("82"), "USDT"))
-    # 500 + 600 x 0.99 - 1,000
-    assert equity_after_slippage(holdings) == dollars("94")
-
-
-def test_larger_debt_is_paid_first_and_what_is_held_ends_somewhere():
-    holdings = (
-        collateral("A", "100", "10"),
-        collateral("X", "-300", "1"),
-        collateral("Y", "-400", "2"),
-        collateral("Z", "-1", "1"),
-    )
-    # $800 of Y takes 80 A; the other 20 go to X, and nothing is left for Z.
-    assert debt_sales(holdings) == (Sale("A", dollars("80"), "Y"), Sale("A", dollars("20"), "X"))
-    assert debt_sales(holdings[:1]) == ()
-    assert equity_after_slippage(holdings) == dollars("-101")
 
 
 # ---------------------------------------------------------------------------------------------------- other policies

@@ -70,7 +70,6 @@ def allocate(rule: str, winners: Sequence[Winner], needed_lots: int) -> list[int
 def wave_report(rule: str, winners: Sequence[Winner], allocation: Sequence[int], needed_lots: int) -> dict[str, Any]:
     """Return the fairness of a wave beside what the other two rules would have done to the same winners.
 
-    needed, taken          lots
     counterparties         accounts that gave up at least one lot
     largest_profit_share   the largest part one account bears of all unrealised profit given up. A position gives up
                            PnL x lots taken / lots held, in whole units rounded down, and nothing where it has no
@@ -80,8 +79,7 @@ def wave_report(rule: str, winners: Sequence[Winner], allocation: Sequence[int],
     alternatives = {
         other: _fairness(winners, allocate(other, winners, needed_lots)) for other in RULES if other != rule
     }
-    taken = {"needed": needed_lots, "taken": sum(allocation)}
-    return taken | _fairness(winners, allocation) | {"alternatives": alternatives}
+    return _fairness(winners, allocation) | {"alternatives": alternatives}
 
 
 def _fairness(winners: Sequence[Winner], allocation: Sequence[int]) -> dict[str, Any]:

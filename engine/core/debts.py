@@ -80,6 +80,12 @@ def plan_sales(book: Book, row: int) -> list[Sale]:
     return sales
 
 
+def sale_of(book: Book, asset_name: str, for_asset_name: str, amount: int) -> Sale:
+    """Return a planned sale with its limit."""
+    asset, for_asset = book.asset_index[asset_name], book.asset_index[for_asset_name]
+    return Sale(asset, for_asset, amount, sale_limit(book, asset, for_asset))
+
+
 def sale_proceeds(book: Book, asset: int, for_asset: int, amount: int) -> int:
     """Return the units of ``for_asset`` that ``amount`` is expected to bring, rounded down to its decimals."""
     keep = PPM - book.assets[asset].slippage_ppm

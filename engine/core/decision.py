@@ -16,8 +16,13 @@ from engine.core.shard import Shard
 from engine.units import PPM, format_ppm, format_scaled, format_units
 
 
-def decision_record(shard: Shard, row: int, plan: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ``decision`` of the orders in ``plan`` for a row, at the prices in force."""
+def decision_record(
+    shard: Shard, row: int, plan: list[dict[str, Any]], certificate: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the ``decision`` of the orders in ``plan`` for a row, at the prices in force.
+
+    ``certificate`` says why the plan is (nearly) the cheapest; sales of an account without positions need none.
+    """
     book = shard.book
     equity, maintenance = book.equity(row), book.maintenance(row)
     symbols = list(dict.fromkeys(symbol for symbol, _ in book.row_positions[row]))
@@ -34,6 +39,7 @@ def decision_record(shard: Shard, row: int, plan: list[dict[str, Any]]) -> dict[
         "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(shard, row)],
         "costs": [cost_fields(shard, symbol) for symbol in symbols],
         "plan": plan,
+        **({"certificate": certificate} if certificate is not None else {}),
         "policy_version": book.policy_version,
         "input": place_fields(shard.origin),
     }

@@ -392,6 +392,7 @@ def apply_conversion(shard: Shard, event: Conversion) -> Outcome:
     if answered is not None:
         episode, order = answered
         if order.row == row and order.asset == source:
+            episode.attempts = 0
             order.is_filled = True
             order.amount -= given
             if order.amount <= 0:

@@ -254,37 +254,6 @@ def _try_target(account: PlanAccount, closings: Sequence[Closing]) -> _Target | 
     return _Target(largest.settle, largest.settle_price, weights.get(largest.settle, PPM))
 
 
-def debt_sales(collaterals: Sequence[PlanCollateral]) -> tuple[Sale, ...]:
-    """Return the sales that pay the debts of an account without positions, as far as what it holds goes.
-
-    The largest debt first, from the largest holding down; each amount is what pays the debt after slippage, rounded up
-    to the asset's decimals, and at most what is held. Whether they are due - inside an episode, or where
-    ``equity_after_slippage`` < 0 - the caller decides.
-    """
-    held = {item.asset.name: item.balance_units for item in collaterals if item.balance_units > 0}
-    sales = []
-    for debt in sorted((item for item in collaterals if item.balance_units < 0), key=_by_value):
-        owed = -debt.balance_units
-        for item in sorted((item for item in collaterals if item.balance_units > 0), key=_by_value):
-            step, kept = item.asset.step_units, PPM - item.asset.slippage_ppm
-            exact = div_up(owed * debt.price_units * PPM, item.price_units * kept)
-            amount = min(div_up(exact, step), held[item.asset.name] // step) * step
-            if owed > 0 and amount > 0:
-                sales.append(Sale(item.asset.name, amount, debt.asset.name))
-                held[item.asset.name] -= amount
-                owed -= proceeds_floor(item, amount, debt.price_units)
-    return tuple(sales)
-
-
-def equity_after_slippage(collaterals: Sequence[PlanCollateral]) -> int:
-    """Return what the balances are worth once those held are sold: debts in full, the rest less slippage, down."""
-    equity = 0
-    for item in collaterals:
-        kept = PPM - item.asset.slippage_ppm if item.balance_units > 0 else PPM
-        equity += item.balance_units * item.price_units * kept // (UNIT * PPM)
-    return equity
-
-
 def proceeds_floor(item: PlanCollateral, amount_units: int, for_price_units: int) -> int:
     """Return what a sale brings in units of the other asset: at P / P_for x (1 - slippage), rounded down."""
     return amount_units * item.price_units * (PPM - item.asset.slippage_ppm) // (for_price_units * PPM)

@@ -8,19 +8,22 @@ changes nothing; ``pursue`` carries it out and asks again, until the row is heal
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.core import ledger
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, Book
-from engine.core.debts import Sale, is_insolvent, owed_assets, plan_sales, settle_debts
+from engine.core.debts import Sale, is_insolvent, owed_assets, plan_sales, sale_of, settle_debts
 from engine.core.decision import decision_record, standing_fields, target_equity
 from engine.core.episode import end_episode, start_episode
 from engine.core.events import EVENTS_TOPIC, ORDERS_TOPIC
 from engine.core.kernels.margin import is_at_ratio
 from engine.core.kernels.reprice import CALLED, FLAGS
 from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, limit_price
+from engine.core.plan import PlanAccount, PlanCollateral, PlanPosition, plan_liquidation
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Order, Shard
 from engine.core.takeover import run_waterfall
+from engine.errors import check
 from engine.units import PPM, UNIT, format_scaled
 
 
@@ -49,6 +52,7 @@ class Send:
 
     closes: list[Close] = field(default_factory=list)
     sales: list[Sale] = field(default_factory=list)
+    certificate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,8 @@ def pursue(shard: Shard, episode: Episode) -> None:
             case End(outcome):
                 end_episode(shard, episode, outcome)
                 return
-            case Send(closes, sales):
-                send_orders(shard, episode, closes, sales)
+            case Send() as orders:
+                send_orders(shard, episode, orders)
             case TakeOver():
                 if not run_waterfall(shard, episode):
                     shard.stuck.add(row)
@@ -160,26 +164,49 @@ def decide(book: Book, episode: Episode) -> Decision:
     # E <= takeover_ratio x MM; with a ratio of 0 that is E <= 0.
     if equity * PPM <= policy.takeover_ratio_ppm * maintenance or episode.attempts >= policy.max_attempts:
         return TakeOver()
-    return Send(closes=plan_closes(book, row))
+    return plan_orders(book, row)
 
 
-def plan_closes(book: Book, row: int) -> list[Close]:
-    """Return the closes that the policy orders for a row now: every position in full, by symbol then leg."""
+def plan_orders(book: Book, row: int) -> Send:
+    """Return the closes and collateral sales that the policy orders for a row now, with their certificate."""
+    keys = book.row_positions[row]
+    positions = tuple(
+        PlanPosition(
+            instrument=book.instruments[symbol],
+            leg=LEG_NAMES[leg],
+            size_steps=book.position(row, symbol, leg)[0],
+            mark_steps=book.marks[symbol].value,
+            settle_price_units=book.asset_prices[book.settle[symbol]].value,
+        )
+        for symbol, leg in keys
+    )
+    settles = {book.settle[symbol] for symbol, _ in keys}
+    collaterals = tuple(
+        PlanCollateral(book.assets[asset], book.wallet(row, asset), book.asset_prices[asset].value)
+        for asset in range(len(book.assets))
+        if book.wallet(row, asset) or asset in settles
+    )
+    account = PlanAccount(book.equity(row), book.maintenance(row), positions, collaterals)
+    plan = plan_liquidation(account, book.policy)
     closes = []
-    for symbol, leg in book.row_positions[row]:
-        size, _ = book.position(row, symbol, leg)
+    for close in plan.closes:
+        symbol, leg = keys[close.position_index]
+        held = book.position(row, symbol, leg)[0]
         bankruptcy = bankruptcy_price(book, row, symbol, leg)
-        limit = limit_price(book, symbol, size, bankruptcy)
-        closes.append(Close(symbol, leg, -size, limit, bankruptcy, "full"))
-    return closes
+        limit = limit_price(book, symbol, held, bankruptcy)
+        size = -close.qty_steps if held > 0 else close.qty_steps
+        closes.append(Close(symbol, leg, size, limit, bankruptcy, plan.stage))
+    sales = [sale_of(book, sale.asset, sale.for_asset, sale.amount_units) for sale in plan.sales]
+    return Send(closes, sales, plan.certificate)
 
 
-def send_orders(shard: Shard, episode: Episode, closes: list[Close], sales: list[Sale]) -> None:
+def send_orders(shard: Shard, episode: Episode, orders: Send) -> None:
     """Send closes and sales, each with the same decision record."""
     book, row = shard.book, episode.row
-    plan = [close_fields(book, close) for close in closes] + [sale.fields(book) for sale in sales]
-    decision = decision_record(shard, row, plan)
-    planned: list[Close | Sale] = [*closes, *sales]
+    planned: list[Close | Sale] = [*orders.closes, *orders.sales]
+    check(bool(planned), f"{episode.liquidation_id}: nothing planned for an account that must be liquidated")
+    plan = [close_fields(book, close) for close in orders.closes] + [sale.fields(book) for sale in orders.sales]
+    decision = decision_record(shard, row, plan, orders.certificate)
     for fields, order in zip(plan, planned, strict=True):
         order_id = shard.next_order_id(episode)
         names = {"order_id": order_id, "liquidation_id": episode.liquidation_id, **shard.subject(row)}

@@ -47,8 +47,6 @@ from engine.core.levers import (
     Sale,
     Selling,
     build_levers,
-    debt_sales,
-    equity_after_slippage,
 )
 from engine.core.params import Policy
 from engine.units import PPM, div_up, format_units
@@ -60,8 +58,6 @@ __all__ = [
     "PlanCollateral",
     "PlanPosition",
     "Sale",
-    "debt_sales",
-    "equity_after_slippage",
     "plan_liquidation",
 ]
 

@@ -218,7 +218,7 @@ class Shard:
         """Take an order out of flight; one that ended with nothing filled is an attempt."""
         del episode.orders[order.order_id]
         del self.order_rows[order.order_id]
-        if not order.is_filled and not order.is_sale:
+        if not order.is_filled:
             episode.attempts += 1
 
     def is_known_order(self, account: str, order_id: str) -> bool:

@@ -235,14 +235,13 @@ def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
     for candidate, lots in zip(candidates, allocation, strict=True):
         if lots:
             deleverage_one(shard, episode, share, candidate, sign * lots * instrument.lot_steps)
-    report = wave_report(book.policy.adl_rule, winners, allocation, needed)
     scale = instrument.lot_steps
     fields = {
         "liquidation_id": episode.liquidation_id,
         **shard.subject(episode.row),
         "symbol": instrument.symbol,
         "rule": book.policy.adl_rule,
-        **report,
+        **wave_report(book.policy.adl_rule, winners, allocation, needed),
         "needed_qty": format_scaled(needed * scale, instrument.size_decimals),
         "taken_qty": format_scaled(sum(allocation) * scale, instrument.size_decimals),
     }
@@ -286,8 +285,8 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
     standing = book.state[table[:, ROW]]
     eligible = (np.sign(table[:, SIZE]) != np.sign(share.size)) & (standing[:, EQUITY] > standing[:, MAINTENANCE])
     found = []
-    for place in np.flatnonzero(eligible & (standing[:, UNPRICED] == 0)).tolist():
-        row, leg, size, cost, pnl = table[place, [ROW, LEG, SIZE, COST, PNL]].tolist()
+    opposite = table[eligible & (standing[:, UNPRICED] == 0)]
+    for row, leg, size, cost, pnl in opposite[:, [ROW, LEG, SIZE, COST, PNL]].tolist():
         if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
             continue
         equity = book.equity(row)

@@ -49,7 +49,7 @@ def plan_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
         return []
     match decide(book, Episode(row, "")):
         case Send(closes, sales):
-            return [close_fields(book, close) for close in closes] + [sale.fields(book) for sale in sales]
+            return [*(close_fields(book, close) for close in closes), *(sale.fields(book) for sale in sales)]
         case TakeOver():
             return takeover_fields(shard, row)
     return []
