@@ -96,11 +96,19 @@ class Clearing:
 
 @dataclass(slots=True)
 class Price:
-    """A mark or an asset price: value in steps (0: unknown), time, and whether the log has shown it yet."""
+    """A mark or an asset price: value in steps (0: unknown), time, and whether the log has shown it yet.
+
+    ``pending`` is an unconfirmed price (0: none) with its time, its source, and the clock when the wait for a
+    confirmation began; see ``band.py``.
+    """
 
     value: int = 0
     ts: int = 0
     is_seen: bool = False
+    pending: int = 0
+    pending_ts: int = 0
+    pending_source: str | None = None
+    pending_since: int = 0
 
 
 @dataclass(slots=True)
@@ -214,7 +222,7 @@ class Book:
         """Store a mark and keep count of rows that wait for it; the caller reprices the holders."""
         before = self.symbol_gaps(symbol)
         mark = self.marks[symbol]
-        mark.value, mark.ts, mark.is_seen = value, ts, mark.is_seen or is_seen
+        mark.value, mark.ts, mark.is_seen, mark.pending = value, ts, mark.is_seen or is_seen, 0
         self._count_gaps(symbol, before)
 
     def set_asset_price(self, asset: int, value: int, ts: int, *, is_seen: bool) -> None:
@@ -223,7 +231,7 @@ class Book:
         before = [self.symbol_gaps(symbol) for symbol in settled]
         price = self.asset_prices[asset]
         was_unpriced, was_cold = price.value == 0, not price.is_seen
-        price.value, price.ts, price.is_seen = value, ts, price.is_seen or is_seen
+        price.value, price.ts, price.is_seen, price.pending = value, ts, price.is_seen or is_seen, 0
         balances = self.wallets[asset].balances
         if was_unpriced and value != 0:
             count_unready_wallets(balances, len(self.accounts), self.state, UNPRICED, -1)
@@ -231,6 +239,19 @@ class Book:
             count_unready_wallets(balances, len(self.accounts), self.state, COLD, -1)
         for symbol, gaps in zip(settled, before, strict=True):
             self._count_gaps(symbol, gaps)
+
+    def set_mark_seen(self, symbol: int) -> None:
+        """Note that the log has shown a mark of a symbol, though it is not (yet) in force."""
+        mark = self.marks[symbol]
+        before, mark.is_seen = self.symbol_gaps(symbol), True
+        self._count_gaps(symbol, before)
+
+    def set_asset_price_seen(self, asset: int) -> None:
+        """Note that the log has shown a price of an asset, though it is not (yet) in force."""
+        price = self.asset_prices[asset]
+        pending = price.pending
+        self.set_asset_price(asset, price.value, price.ts, is_seen=True)
+        price.pending = pending
 
     def symbol_gaps(self, symbol: int) -> tuple[int, int]:
         """Return whether a position in ``symbol`` lacks a price (0/1), and whether one was not yet seen in the log."""
@@ -332,9 +353,15 @@ class Book:
         """Return the sort key of a position within its row: symbol name, then leg."""
         return self.instruments[key[0]].symbol, key[1]
 
-    def position_values(self, symbol: int, size: int, cost: int) -> tuple[int, int, int]:
-        """Return PnL, maintenance margin and notional of a position at the mark, in valuation units."""
-        mark, asset_price = self.marks[symbol].value, self.asset_prices[self.settle[symbol]].value
+    def position_values(
+        self, symbol: int, size: int, cost: int, mark: int = 0, asset_price: int = 0
+    ) -> tuple[int, int, int]:
+        """Return PnL, maintenance margin and notional of a position in valuation units.
+
+        At the prices in force, or at those given (0: the one in force).
+        """
+        mark = mark or self.marks[symbol].value
+        asset_price = asset_price or self.asset_prices[self.settle[symbol]].value
         if mark == 0 or asset_price == 0 or size == 0:
             return 0, 0, 0
         values = position_values(self.specs[symbol], self.tiers[symbol], size, cost, mark, asset_price)
@@ -358,9 +385,9 @@ class Book:
             self.state[row, UNPRICED] += change * unpriced
             self.state[row, COLD] += change * cold
 
-    def balance_value(self, asset: int, balance: int) -> int:
-        """Return what a balance counts for as collateral, in valuation units."""
-        price = self.asset_prices[asset].value
+    def balance_value(self, asset: int, balance: int, price: int = 0) -> int:
+        """Return what a balance counts for as collateral, in valuation units, at the price in force or one given."""
+        price = price or self.asset_prices[asset].value
         return 0 if price == 0 else int(collateral_value(self.weights[asset], balance, price))
 
 

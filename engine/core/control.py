@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.core.book import Book
 from engine.core.events import EVENTS_TOPIC, Pause, SetParams
+from engine.core.guards import ALL
 from engine.core.margin import is_row_liquidatable
 from engine.core.params import Instrument, build_asset, build_instrument, build_policy
 from engine.core.pricing import reprice_all
@@ -11,7 +12,6 @@ from engine.core.refusal import Refusal
 from engine.core.shard import Shard
 from engine.errors import ParamError
 
-ALL = "all"
 _SCALES = ("kind", "settle", "size_decimals", "price_decimals", "lot_steps", "value_num", "value_den")
 
 

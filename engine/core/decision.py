@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.core.book import LEG_NAMES
+from engine.core.guards import row_assets, row_symbols
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, RATE, notional_parts, tier_of
 from engine.core.margin import entry_price, margin_ratio, position_margins
 from engine.core.rejects import place_fields
@@ -25,7 +26,7 @@ def decision_record(
     """
     book = shard.book
     equity, maintenance = book.equity(row), book.maintenance(row)
-    symbols = list(dict.fromkeys(symbol for symbol, _ in book.row_positions[row]))
+    symbols = row_symbols(book, row)
     return {
         "equity": format_units(equity),
         "maintenance_margin": format_units(maintenance),
@@ -34,9 +35,9 @@ def decision_record(
             "equity": format_units(target_equity(maintenance, book.policy.target_buffer_ppm)),
         },
         "marks": [mark_fields(shard, symbol) for symbol in symbols],
-        "asset_prices": [asset_price_fields(shard, asset) for asset in row_assets(shard, row)],
+        "asset_prices": [asset_price_fields(shard, asset) for asset in row_assets(book, row)],
         "positions": position_fields(shard, row),
-        "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(shard, row)],
+        "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(book, row)],
         "costs": [cost_fields(shard, symbol) for symbol in symbols],
         "plan": plan,
         **({"certificate": certificate} if certificate is not None else {}),
@@ -48,14 +49,6 @@ def decision_record(
 def target_equity(maintenance: int, buffer_ppm: int) -> int:
     """Return (1 + buffer) x MM, rounded up: the equity at which an episode may stop."""
     return maintenance - (-maintenance * buffer_ppm // PPM)
-
-
-def row_assets(shard: Shard, row: int) -> list[int]:
-    """Return the assets a row's equity depends on, by name: its balances and what its positions settle in."""
-    book = shard.book
-    assets = {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
-    assets |= {book.settle[symbol] for symbol, _ in book.row_positions[row]}
-    return sorted(assets, key=lambda asset: book.assets[asset].name)
 
 
 def mark_fields(shard: Shard, symbol: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.core import ledger
+from engine.core.band import is_confirmed, keep_pending
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, LONG, NET, SHORT, Book
 from engine.core.control import apply_params, apply_pause
 from engine.core.events import (
@@ -25,13 +26,14 @@ from engine.core.events import (
     SetParams,
     Transfer,
 )
-from engine.core.pricing import reprice_asset, reprice_symbol, symbol_notional
+from engine.core.pricing import asset_rows, reprice_asset, reprice_symbol, symbol_notional, symbol_rows
 from engine.core.refusal import Refusal
 from engine.core.shard import Episode, Order, Shard
 from engine.units import (
     ACCOUNT_UNITS_MAX,
     FUNDING_DECIMALS,
     FUNDING_SCALE,
+    NS_PER_MS,
     NS_PER_S,
     POSITION_UNITS_MAX,
     UNIT,
@@ -81,7 +83,7 @@ def _dispatch(shard: Shard, event: Event) -> Outcome:
         case OrderDone():
             return apply_order_done(shard, event)
         case AssetPrice():
-            return apply_asset_price(shard.book, event)
+            return apply_asset_price(shard, event)
         case Funding():
             return apply_funding(shard, event)
         case Transfer():
@@ -134,7 +136,7 @@ def apply_mark(shard: Shard, event: Mark) -> Outcome:
     if symbol is None:
         return Refusal("unknown_symbol", f"no instrument {event.symbol!r}")
     mark = book.marks[symbol]
-    if mark.value != 0 and event.ts < mark.ts:
+    if mark.value != 0 and event.ts < max(mark.ts, mark.pending_ts):
         return IGNORED
     instrument = book.instruments[symbol]
     price = scaled_half_even(event.price, instrument.mark_decimals) * instrument.mark_steps
@@ -142,24 +144,30 @@ def apply_mark(shard: Shard, event: Mark) -> Outcome:
         return Refusal("out_of_range", f"mark {format_number(event.price)} is 0 at {instrument.mark_decimals} decimals")
     if price > POSITION_UNITS_MAX or symbol_notional(book, symbol, book.holders[symbol].size_max, price) > INT64_BOUND:
         return Refusal("overflow", f"at {format_number(event.price)} the largest position leaves 64 bits")
-    book.set_mark(symbol, price, event.ts, is_seen=True)
-    rows = reprice_symbol(book, symbol)
-    if shard.venue is not None:
-        shard.venue.mark_changed(symbol)
-    return Applied("mark", rows)
+    index = None if event.index_price is None else scaled_half_even(event.index_price, instrument.price_decimals)
+    if is_confirmed(mark, price, book.policy, index=index):
+        book.set_mark(symbol, price, event.ts, is_seen=True)
+        if shard.venue is not None:
+            shard.venue.mark_changed(symbol)
+        return Applied("mark", reprice_symbol(book, symbol))
+    keep_pending(mark, price, event.ts, max(shard.clock, event.ts), None)
+    book.set_mark_seen(symbol)
+    shard.set_symbol_timer(event.symbol, mark.pending_since + book.policy.max_hold_ms * NS_PER_MS)
+    return Applied("mark", symbol_rows(book, symbol))
 
 
 # A notional may grow to this through marks alone; ingest stops positions at half of it.
 INT64_BOUND = 2 * POSITION_UNITS_MAX
 
 
-def apply_asset_price(book: Book, event: AssetPrice) -> Outcome:
+def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
     """Put an asset price in force and reprice balances in the asset and positions settled in it."""
+    book = shard.book
     asset = book.asset_index.get(event.asset)
     if asset is None:
         return Refusal("unknown_asset", f"no asset {event.asset!r}")
     price = book.asset_prices[asset]
-    if book.assets[asset].price_units is not None or (price.value != 0 and event.ts < price.ts):
+    if book.assets[asset].price_units is not None or (price.value != 0 and event.ts < max(price.ts, price.pending_ts)):
         return IGNORED
     units = scaled_half_even(event.price, UNIT_DECIMALS)
     if units <= 0:
@@ -172,8 +180,33 @@ def apply_asset_price(book: Book, event: AssetPrice) -> Outcome:
     ]
     if units > POSITION_UNITS_MAX or max(largest, *settled, 0) * units // UNIT > INT64_BOUND:
         return Refusal("overflow", f"at {format_number(event.price)} the largest balance leaves 64 bits")
-    book.set_asset_price(asset, units, event.ts, is_seen=True)
-    return Applied("mark", reprice_asset(book, asset))
+    if is_confirmed(price, units, book.policy, source=event.source):
+        book.set_asset_price(asset, units, event.ts, is_seen=True)
+        return Applied("mark", reprice_asset(book, asset))
+    keep_pending(price, units, event.ts, max(shard.clock, event.ts), event.source)
+    book.set_asset_price_seen(asset)
+    shard.set_symbol_timer(event.asset, price.pending_since + book.policy.max_hold_ms * NS_PER_MS)
+    return Applied("mark", asset_rows(book, asset))
+
+
+def expire_pending(shard: Shard, name: str) -> list[int]:
+    """Confirm the unconfirmed price of a symbol or asset whose wait has run out; return the rows that need a look."""
+    book, rows = shard.book, []
+    wait = book.policy.max_hold_ms * NS_PER_MS
+    if wait == 0:
+        return []
+    symbol, asset = book.symbol_index.get(name), book.asset_index.get(name)
+    if symbol is not None:
+        mark = book.marks[symbol]
+        if mark.pending and shard.clock >= mark.pending_since + wait:
+            book.set_mark(symbol, mark.pending, mark.pending_ts, is_seen=True)
+            rows += reprice_symbol(book, symbol)
+    if asset is not None:
+        price = book.asset_prices[asset]
+        if price.pending and shard.clock >= price.pending_since + wait:
+            book.set_asset_price(asset, price.pending, price.pending_ts, is_seen=True)
+            rows += reprice_asset(book, asset)
+    return rows
 
 
 def apply_funding(shard: Shard, event: Funding) -> Outcome:

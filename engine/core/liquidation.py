@@ -7,7 +7,7 @@ changes nothing; ``pursue`` carries it out and asks again, until the row is heal
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.core import ledger
@@ -16,9 +16,19 @@ from engine.core.debts import Sale, is_insolvent, owed_assets, plan_sales, sale_
 from engine.core.decision import decision_record, standing_fields, target_equity
 from engine.core.episode import end_episode, start_episode
 from engine.core.events import EVENTS_TOPIC, ORDERS_TOPIC
+from engine.core.guards import (
+    Obstacle,
+    fresh_positions,
+    hold_for_budget,
+    is_liquidatable_if_confirmed,
+    stale_obstacle,
+    try_obstacle,
+    update_hold,
+)
 from engine.core.kernels.margin import is_at_ratio
 from engine.core.kernels.reprice import CALLED, FLAGS
 from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, limit_price
+from engine.core.pacing import is_emergency, lots_that_fit
 from engine.core.plan import PlanAccount, PlanCollateral, PlanPosition, plan_liquidation
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Order, Shard
@@ -65,7 +75,21 @@ class SettleDebts:
     """Nothing is left to sell: the fund pays what it can, the rest is written off."""
 
 
-Decision = End | Send | TakeOver | SettleDebts
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Only positions without a fresh mark are left: held (again) for the first of them."""
+
+    obstacle: Obstacle
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Nothing fits into the flow budget of ``symbol`` now."""
+
+    symbol: int
+
+
+Decision = End | Send | TakeOver | SettleDebts | Wait
 
 
 def examine(shard: Shard, row: int, cause: str) -> None:
@@ -75,16 +99,20 @@ def examine(shard: Shard, row: int, cause: str) -> None:
         return
     episode = shard.episodes.get(row)
     if episode is None:
-        in_trouble = is_row_liquidatable(book, row) or is_insolvent(book, row)
         if book.is_warm(row):
             call_margin(shard, row)
-        reason = try_hold(shard, row) if in_trouble else None
-        update_hold(shard, row, reason)
-        if not in_trouble or reason is not None:
+        in_trouble = is_row_liquidatable(book, row) or is_insolvent(book, row)
+        would_be = in_trouble or is_liquidatable_if_confirmed(book, row)
+        if update_hold(shard, row, try_obstacle(shard, row) if would_be else None) or not in_trouble:
+            shard.forced.discard(row)
             return
         episode = start_episode(shard, row, cause)
     else:
-        update_hold(shard, row, try_hold(shard, row))
+        obstacle, hold = try_obstacle(shard, row), shard.holds.get(row)
+        # Whether the budget has room shows only when there is something to send.
+        is_paced = obstacle is None and hold is not None and hold.reason == "flow_budget"
+        if not is_paced and update_hold(shard, row, obstacle):
+            return
     pursue(shard, episode)
 
 
@@ -100,47 +128,28 @@ def call_margin(shard: Shard, row: int) -> None:
         book.state[row, FLAGS] &= ~CALLED
 
 
-def try_hold(shard: Shard, row: int) -> dict[str, str] | None:
-    """Return why a row may not be acted on now (reason, and symbol where one is the cause), or None."""
-    book = shard.book
-    if not book.is_warm(row):
-        return {"reason": "warming_up"}
-    if not shard.paused:
-        return None
-    if "all" in shard.paused:
-        return {"reason": "paused"}
-    for symbol, _ in book.row_positions[row]:
-        name = book.instruments[symbol].symbol
-        if name in shard.paused:
-            return {"reason": "paused", "symbol": name}
-    return None
-
-
-def update_hold(shard: Shard, row: int, reason: dict[str, str] | None) -> None:
-    """Begin, change or end the hold of a row, each with its event."""
-    before = shard.holds.get(row)
-    if before == reason:
-        return
-    account = shard.book.accounts[row]
-    if before is not None:
-        del shard.holds[row]
-        shard.emit(EVENTS_TOPIC, account, "liquidation_released", {**shard.subject(row), **before})
-    if reason is not None:
-        shard.holds[row] = reason
-        shard.emit(EVENTS_TOPIC, account, "liquidation_held", {**shard.subject(row), **reason})
-    shard.watch(row)
-
-
 def pursue(shard: Shard, episode: Episode) -> None:
     """Carry the episode on until it ends, waits for an answer, or is held."""
     row = episode.row
-    while not episode.orders and row not in shard.holds:
-        match decide(shard.book, episode):
+    while not episode.orders:
+        decision: Decision | Pace = decide(shard, episode)
+        if isinstance(decision, Send):
+            decision = fit_budget(shard, row, decision)
+        match decision:
+            case Wait(obstacle):
+                shard.forced.discard(row)
+                update_hold(shard, row, obstacle)
+                return
+            case Pace(symbol):
+                hold_for_budget(shard, row, symbol)
+                return
+        update_hold(shard, row, None)
+        match decision:
             case End(outcome):
                 end_episode(shard, episode, outcome)
                 return
-            case Send() as orders:
-                send_orders(shard, episode, orders)
+            case Send():
+                send_orders(shard, episode, decision)
             case TakeOver():
                 if not run_waterfall(shard, episode):
                     shard.stuck.add(row)
@@ -150,9 +159,9 @@ def pursue(shard: Shard, episode: Episode) -> None:
                 settle_debts(shard, episode)
 
 
-def decide(book: Book, episode: Episode) -> Decision:
+def decide(shard: Shard, episode: Episode) -> Decision:
     """Return what comes next for a row in an episode with nothing in flight; changes nothing."""
-    row, policy = episode.row, book.policy
+    book, row, policy = shard.book, episode.row, shard.book.policy
     equity, maintenance = book.equity(row), book.maintenance(row)
     if not book.row_positions[row]:
         if equity > 0 or not owed_assets(book, row):
@@ -161,15 +170,22 @@ def decide(book: Book, episode: Episode) -> Decision:
         return Send(sales=sales) if sales else SettleDebts()
     if not is_row_liquidatable(book, row) and equity >= target_equity(maintenance, policy.target_buffer_ppm):
         return End("healthy")
+    keys = fresh_positions(shard, row) if row in shard.forced else book.row_positions[row]
+    obstacle = stale_obstacle(shard, row) if len(keys) < len(book.row_positions[row]) else None
     # E <= takeover_ratio x MM; with a ratio of 0 that is E <= 0.
     if equity * PPM <= policy.takeover_ratio_ppm * maintenance or episode.attempts >= policy.max_attempts:
-        return TakeOver()
-    return plan_orders(book, row)
+        # Nothing changes hands at a price that nobody stands behind.
+        return TakeOver() if obstacle is None else Wait(obstacle)
+    if not keys and obstacle is not None:
+        return Wait(obstacle)
+    return plan_orders(book, row, keys)
 
 
-def plan_orders(book: Book, row: int) -> Send:
-    """Return the closes and collateral sales that the policy orders for a row now, with their certificate."""
-    keys = book.row_positions[row]
+def plan_orders(book: Book, row: int, keys: list[tuple[int, int]]) -> Send:
+    """Return the closes and collateral sales that the policy orders for a row now, with their certificate.
+
+    ``keys`` are the positions that may be closed (symbol, leg): all, or those whose marks are fresh.
+    """
     positions = tuple(
         PlanPosition(
             instrument=book.instruments[symbol],
@@ -198,6 +214,25 @@ def plan_orders(book: Book, row: int) -> Send:
         closes.append(Close(symbol, leg, size, limit, bankruptcy, plan.stage))
     sales = [sale_of(book, sale.asset, sale.for_asset, sale.amount_units) for sale in plan.sales]
     return Send(closes, sales, plan.certificate)
+
+
+def fit_budget(shard: Shard, row: int, orders: Send) -> Send | Pace:
+    """Return the orders cut to what the flow budgets have room for, or whose budget is in the way of all of them."""
+    book = shard.book
+    closes, blocked = [], None
+    for close in orders.closes:
+        step, flow = book.instruments[close.symbol].lot_steps, shard.flows[close.symbol]
+        lots = abs(close.size) // step
+        room = lots if is_emergency(book, row) else lots_that_fit(book, flow, close.symbol, lots, shard.clock)
+        if room < lots and blocked is None:
+            blocked = close.symbol
+        if room > 0:
+            size = room * step if close.size > 0 else -room * step
+            flow.note(shard.clock, symbol_notional(book, close.symbol, abs(size), book.marks[close.symbol].value))
+            closes.append(replace(close, size=size))
+    if closes or orders.sales or blocked is None:
+        return replace(orders, closes=closes)
+    return Pace(blocked)
 
 
 def send_orders(shard: Shard, episode: Episode, orders: Send) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Message, Origin, Output, Reject
-from engine.core.intake import DUPLICATE, IGNORED, Applied, apply_event, key_of
+from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, expire_pending, key_of
 from engine.core.liquidation import examine, note_fill, sweep_bucket
 from engine.core.refusal import Refusal
 from engine.core.rejects import reject_fields
@@ -47,7 +47,7 @@ class Machine:
         if isinstance(event, Reject):
             self._refuse(Refusal(event.reason, event.detail), event.payload, message.origin.topic)
             return
-        self._step(event, message.payload)
+        self._count(self._step(event, message.payload))
         if shard.venue is not None:
             answers = 0
             while (answer := shard.venue.next_event(shard)) is not None:
@@ -55,17 +55,21 @@ class Machine:
                 shard.origin = VENUE._replace(offset=answers)
                 self._step(answer, b"")
 
-    def _step(self, event: Event, payload: bytes) -> None:
+    def _count(self, outcome: Outcome) -> None:
+        """Count what became of a log message; each ends in exactly one of the four counts."""
+        counters = self.shard.counters
+        counters.accepted += isinstance(outcome, Applied)
+        counters.duplicates += outcome == DUPLICATE
+        counters.ignored += outcome == IGNORED
+
+    def _step(self, event: Event, payload: bytes) -> Outcome:
+        """Apply one message with all that follows from it in the same step."""
         shard = self.shard
         outcome = apply_event(shard, event)
         if isinstance(outcome, Refusal):
             self._refuse(outcome, payload, key_of(event))
-            return
         if not isinstance(outcome, Applied):
-            shard.counters.duplicates += outcome == DUPLICATE
-            shard.counters.ignored += outcome == IGNORED
-            return
-        shard.counters.accepted += 1
+            return outcome
         if outcome.filled is not None:
             note_fill(shard, *outcome.filled)
         rows = {*outcome.rows, *self._due_rows(), *shard.stuck}
@@ -78,6 +82,7 @@ class Machine:
                 examine(shard, row, outcome.cause)
                 sweep_bucket(shard, row)
             rows = set()
+        return outcome
 
     def _refuse(self, refusal: Refusal, payload: bytes, key: str) -> None:
         shard = self.shard
@@ -87,14 +92,18 @@ class Machine:
         )
 
     def _due_rows(self) -> list[int]:
-        """End the orders whose time is up, by due time then account; return their rows."""
+        """Let what is due happen, by due time then account: orders, holds, waits end; return the rows concerned."""
         shard, rows = self.shard, []
         while shard.timers and shard.timers[0][0] <= shard.clock:
-            *_, order_id = heapq.heappop(shard.timers)
+            _, account, bucket, order_id = heapq.heappop(shard.timers)
+            if not account:
+                rows += expire_pending(shard, bucket)
+                continue
             waiting = shard.open_order(order_id)
             if waiting is not None:
                 shard.end_order(*waiting)
-                rows.append(waiting[0].row)
+            if waiting is not None or not order_id:
+                rows.append(shard.book.row_index[account, bucket])
         return rows
 
     def _worst_first(self, rows: set[int]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.book import Book, Int64Array
-from engine.core.kernels.reprice import reprice_holders, reprice_wallets
+from engine.core.kernels.reprice import ROW, reprice_holders, reprice_wallets
 from engine.errors import check
 
 
@@ -69,4 +69,19 @@ def reprice_all(book: Book) -> list[int]:
     rows: list[int] = []
     for asset in range(len(book.assets)):
         rows.extend(reprice_asset(book, asset))
+    return rows
+
+
+def symbol_rows(book: Book, symbol: int) -> list[int]:
+    """Return the rows with a position in a symbol."""
+    holders = book.holders[symbol]
+    return [int(row) for row in holders.table[: holders.count, ROW]]
+
+
+def asset_rows(book: Book, asset: int) -> list[int]:
+    """Return the rows with a balance in an asset or a position settled in it."""
+    rows = [int(row) for row in np.flatnonzero(book.wallets[asset].balances[: len(book.accounts)])]
+    for symbol, settle in enumerate(book.settle):
+        if settle == asset:
+            rows.extend(symbol_rows(book, symbol))
     return rows

@@ -7,13 +7,14 @@ unhealthy account is dealt with, ``machine.py`` in which order.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.core.book import CROSS, Book
 from engine.core.events import Event, Origin, Output
 from engine.core.kernels.reprice import FLAGS, WATCHED
+from engine.core.pacing import Flow
 from engine.core.params import Risk
 from engine.units import NS_PER_MS, format_units
 
@@ -61,6 +62,16 @@ class Episode:
     paid_by_insurance: int = 0
     paid_by_adl: int = 0
     remaining: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Hold:
+    """Why a row is not acted on, since when, and when it is looked at again whatever happens (clock; 0: never)."""
+
+    reason: str
+    symbol: str | None
+    since: int
+    due: int = 0
 
 
 @dataclass(slots=True)
@@ -131,8 +142,11 @@ class Shard:
         self.last_orders: dict[int, int] = {}
         self.order_rows: dict[str, int] = {}
         self.timers: list[tuple[int, str, str, str]] = []
-        self.holds: dict[int, dict[str, Any]] = {}
+        self.holds: dict[int, Hold] = {}
+        # Rows whose stale or unconfirmed hold ran out: they go on with what is fresh until they need nothing any more.
+        self.forced: set[int] = set()
         self.paused: dict[str, str] = {}
+        self.flows: dict[int, Flow] = defaultdict(Flow)
         # Rows that an action on another row has changed, to be examined in the same step.
         self.dirty: set[int] = set()
         # Rows whose waterfall found no taker; tried again at each step.
@@ -184,6 +198,7 @@ class Shard:
         self.last_orders[episode.row] = episode.orders_count
         del self.episodes[episode.row]
         self.stuck.discard(episode.row)
+        self.forced.discard(episode.row)
         self.watch(episode.row)
 
     def next_order_id(self, episode: Episode) -> str:
@@ -196,11 +211,17 @@ class Shard:
         """Put an order in flight: remembered, timed, and offered to the simulated venue if there is one."""
         episode.orders[order.order_id] = order
         self.order_rows[order.order_id] = order.row
-        book = self.book
-        account, bucket = book.accounts[order.row], book.buckets[order.row]
-        heapq.heappush(self.timers, (order.due_ts, account, bucket, order.order_id))
+        self.set_timer(order.row, order.due_ts, order.order_id)
         if self.venue is not None:
             self.venue.submit(order)
+
+    def set_timer(self, row: int, due_ts: int, order_id: str) -> None:
+        """Have a row examined once the clock reaches ``due_ts``; ``order_id`` names an order that then times out."""
+        heapq.heappush(self.timers, (due_ts, self.book.accounts[row], self.book.buckets[row], order_id))
+
+    def set_symbol_timer(self, name: str, due_ts: int) -> None:
+        """Have an unconfirmed price of a symbol (or asset) looked at again once the clock reaches ``due_ts``."""
+        heapq.heappush(self.timers, (due_ts, "", name, ""))
 
     def due_ts(self) -> int:
         """Return when an order sent now times out."""

@@ -121,10 +121,8 @@ def load_prices(book: Book, fields: dict[str, Any], place: Place, ts: int) -> No
         price = scaled_half_even(number(value, spot), UNIT_DECIMALS)
         if not 0 < price <= POSITION_UNITS_MAX:
             spot.fail(value, "must be a price above 0")
-        fixed = book.assets[asset].price_units
-        if fixed is not None and fixed != price:
-            spot.fail(value, f"the risk file fixes the price of {name} at {format_units(fixed)}")
-        if fixed is None:
+        # A fixed price of the risk file wins, as it does over asset_price messages.
+        if book.assets[asset].price_units is None:
             book.set_asset_price(asset, price, ts, is_seen=False)
 
 

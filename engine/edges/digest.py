@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from engine.core.book import Price
 from engine.core.kernels.reprice import EQUITY, FLAGS, MAINTENANCE
 from engine.core.shard import Episode, Shard
 from engine.edges.book_dump import dump_book
@@ -21,8 +22,8 @@ def state_document(shard: Shard) -> dict[str, Any]:
         "book": dump_book(shard),
         "seq": shard.seq,
         "policy_version": book.policy_version,
-        "marks": [[price.value, price.ts, price.is_seen] for price in book.marks],
-        "asset_prices": [[price.value, price.ts, price.is_seen] for price in book.asset_prices],
+        "marks": [price_document(price) for price in book.marks],
+        "asset_prices": [price_document(price) for price in book.asset_prices],
         "rows": [
             [account, bucket, int(equity), int(maintenance), int(flags)]
             for account, bucket, (equity, maintenance, flags) in sorted(
@@ -36,11 +37,19 @@ def state_document(shard: Shard) -> dict[str, Any]:
         ],
         "episodes": [episode_document(shard.episodes[row]) for row in sorted(shard.episodes)],
         "holds": sorted(
-            [*shard.book.row_index.keys()][row] + tuple(hold.values()) for row, hold in shard.holds.items()
+            [book.accounts[row], book.buckets[row], hold.reason, hold.symbol or "", hold.since, hold.due]
+            for row, hold in shard.holds.items()
         ),
+        "forced": sorted([book.accounts[row], book.buckets[row]] for row in shard.forced),
+        "flows": [[symbol, list(flow.sent)] for symbol, flow in sorted(shard.flows.items()) if flow.sent],
         "paused": dict(sorted(shard.paused.items())),
         "ids": len(shard.ids.current) + len(shard.ids.previous),
     }
+
+
+def price_document(price: Price) -> list[Any]:
+    """Return a price with what waits for confirmation."""
+    return [price.value, price.ts, price.is_seen, price.pending, price.pending_ts, price.pending_source]
 
 
 def episode_document(episode: Episode) -> dict[str, Any]:

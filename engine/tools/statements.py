@@ -47,7 +47,7 @@ def plan_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
     book = shard.book
     if not is_row_liquidatable(book, row):
         return []
-    match decide(book, Episode(row, "")):
+    match decide(shard, Episode(row, "")):
         case Send(closes, sales):
             return [*(close_fields(book, close) for close in closes), *(sale.fields(book) for sale in sales)]
         case TakeOver():

@@ -1,0 +1,43 @@
+"""Which marks are believed: a price far from the last confirmed one waits for a second opinion.
+
+A mark further than ``price_band`` from the last confirmed one is *unconfirmed*. Equity goes on using the confirmed
+one until the next mark of the symbol lies within the band of the unconfirmed one (confirmed) or of the confirmed one
+(discarded), or the mark's own index price lies within the band of it, or ``max_hold_ms`` have passed. Asset prices are
+guarded alike, but a source that names itself cannot confirm itself: one broken feed, however often it repeats a
+price, liquidates nobody.
+"""
+
+from __future__ import annotations
+
+from engine.core.book import Price
+from engine.core.params import Policy
+from engine.units import PPM
+
+
+def is_within(price: int, reference: int, band_ppm: int) -> bool:
+    """Return whether ``price`` lies within the band around ``reference``, the edge included."""
+    return abs(price - reference) * PPM <= band_ppm * reference
+
+
+def is_confirmed(
+    known: Price, value: int, policy: Policy, *, index: int | None = None, source: str | None = None
+) -> bool:
+    """Return whether a new price may be used at once.
+
+    ``known`` is the symbol's (or asset's) price state, ``value`` and ``index`` in its steps, ``index`` None where
+    the message carries none.
+    """
+    band = policy.price_band_ppm
+    if band == 0 or known.value == 0 or is_within(value, known.value, band):
+        return True
+    if index is not None and is_within(value, index, band):
+        return True
+    is_second = known.pending != 0 and is_within(value, known.pending, band)
+    return is_second and (source is None or source != known.pending_source)
+
+
+def keep_pending(known: Price, value: int, ts: int, clock: int, source: str | None) -> None:
+    """Remember an unconfirmed price; the wait counts from the first of a row of them."""
+    if known.pending == 0:
+        known.pending_since = clock
+    known.pending, known.pending_ts, known.pending_source = value, ts, source

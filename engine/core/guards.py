@@ -1,0 +1,165 @@
+"""Why an account that should be liquidated is not acted on right now, and when that ends.
+
+A hold has a reason of a closed list: ``warming_up`` (a price it depends on was not yet seen in the log), ``paused``,
+``stale_mark``, ``price_band`` (an unconfirmed price), ``flow_budget``. Beginning and end are events. ``stale_mark`` and
+``price_band`` hold for at most ``max_hold_ms``: then the account is liquidated with the symbols that are fresh; one
+without any stays held and is reported again. A pause or a warm-up never runs out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.core.book import Book, Price
+from engine.core.events import EVENTS_TOPIC
+from engine.core.kernels.margin import is_liquidatable
+from engine.core.kernels.reprice import MARGIN, PNL
+from engine.core.pacing import room_ts
+from engine.core.shard import Hold, Shard
+from engine.units import NS_PER_MS
+
+ALL = "all"
+_LIMITED = ("stale_mark", "price_band")
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What stands in the way of acting on a row."""
+
+    reason: str
+    symbol: str | None = None
+
+
+def try_obstacle(shard: Shard, row: int) -> Obstacle | None:
+    """Return why a row may not be acted on now, or None; the first that applies, symbols by name."""
+    book = shard.book
+    if not book.is_warm(row):
+        return Obstacle("warming_up")
+    if ALL in shard.paused:
+        return Obstacle("paused")
+    for symbol in row_symbols(book, row):
+        if book.instruments[symbol].symbol in shard.paused:
+            return Obstacle("paused", book.instruments[symbol].symbol)
+    if row in shard.forced:
+        return None if fresh_positions(shard, row) or not book.row_positions[row] else stale_obstacle(shard, row)
+    return stale_obstacle(shard, row)
+
+
+def stale_obstacle(shard: Shard, row: int) -> Obstacle | None:
+    """Return the row's first stale or unconfirmed price as an obstacle, or None."""
+    book = shard.book
+    for symbol in row_symbols(book, row):
+        name = book.instruments[symbol].symbol
+        if book.marks[symbol].pending:
+            return Obstacle("price_band", name)
+        if is_stale(shard, book.marks[symbol]):
+            return Obstacle("stale_mark", name)
+    for asset in row_assets(book, row):
+        if book.asset_prices[asset].pending:
+            return Obstacle("price_band", book.assets[asset].name)
+        if book.assets[asset].price_units is None and is_stale(shard, book.asset_prices[asset]):
+            return Obstacle("stale_mark", book.assets[asset].name)
+    return None
+
+
+def is_stale(shard: Shard, price: Price) -> bool:
+    """Return whether a price is older than the policy allows."""
+    limit_ms = shard.book.policy.mark_stale_ms
+    return limit_ms > 0 and shard.clock - price.ts > limit_ms * NS_PER_MS
+
+
+def row_symbols(book: Book, row: int) -> list[int]:
+    """Return the symbols of a row's positions, by name."""
+    return list(dict.fromkeys(symbol for symbol, _ in book.row_positions[row]))
+
+
+def row_assets(book: Book, row: int) -> list[int]:
+    """Return the assets a row's equity depends on, by name: its balances and what its positions settle in."""
+    assets = {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
+    assets |= {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    return sorted(assets, key=lambda asset: book.assets[asset].name)
+
+
+def fresh_positions(shard: Shard, row: int) -> list[tuple[int, int]]:
+    """Return the row's positions whose own mark is confirmed and not stale."""
+    book = shard.book
+    return [
+        (symbol, leg)
+        for symbol, leg in book.row_positions[row]
+        if not book.marks[symbol].pending and not is_stale(shard, book.marks[symbol])
+    ]
+
+
+def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
+    """Return whether a row would be liquidatable if every unconfirmed price it depends on were true."""
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    waiting = False
+    for symbol, leg in book.row_positions[row]:
+        mark, asset = book.marks[symbol], book.settle[symbol]
+        asset_price = book.asset_prices[asset].pending
+        if not (mark.pending or asset_price):
+            continue
+        waiting = True
+        entry = book.holders[symbol].table[book.holders[symbol].places[row, leg]]
+        pnl, margin, _ = book.position_values(symbol, *book.position(row, symbol, leg), mark.pending, asset_price)
+        equity += pnl - int(entry[PNL])
+        maintenance += margin - int(entry[MARGIN])
+    for asset, price in enumerate(book.asset_prices):
+        if price.pending and book.wallet(row, asset):
+            waiting = True
+            value = book.balance_value(asset, book.wallet(row, asset), price.pending)
+            equity += value - int(book.wallets[asset].values[row])
+    return waiting and bool(is_liquidatable(equity, maintenance, book.policy.trigger == "below"))
+
+
+def update_hold(shard: Shard, row: int, obstacle: Obstacle | None) -> bool:
+    """Begin, change, time out or end the hold of a row, each with its event; return whether the row is held."""
+    hold = shard.holds.get(row)
+    if hold is not None and obstacle is not None and (hold.reason, hold.symbol) == (obstacle.reason, obstacle.symbol):
+        if hold.due == 0 or shard.clock < hold.due:
+            return True
+        if not fresh_positions(shard, row):
+            begin_hold(shard, row, obstacle)
+            return True
+        shard.forced.add(row)
+        obstacle = None
+    if hold is not None:
+        del shard.holds[row]
+        report(shard, row, "liquidation_released", hold)
+    if obstacle is not None:
+        begin_hold(shard, row, obstacle)
+    shard.watch(row)
+    return obstacle is not None
+
+
+def begin_hold(shard: Shard, row: int, obstacle: Obstacle) -> None:
+    """Hold a row (again), say so, and see to it that a limited hold is looked at when it runs out."""
+    limit_ms = shard.book.policy.max_hold_ms if obstacle.reason in _LIMITED else 0
+    hold = shard.holds[row] = Hold(obstacle.reason, obstacle.symbol, shard.clock)
+    report(shard, row, "liquidation_held", hold)
+    if limit_ms:
+        hold.due = shard.clock + limit_ms * NS_PER_MS
+        shard.set_timer(row, hold.due, "")
+
+
+def hold_for_budget(shard: Shard, row: int, symbol: int) -> None:
+    """Hold a row until the flow budget of a symbol has room again; one timer at a time."""
+    obstacle = Obstacle("flow_budget", shard.book.instruments[symbol].symbol)
+    hold = shard.holds.get(row)
+    if hold is None or (hold.reason, hold.symbol) != (obstacle.reason, obstacle.symbol):
+        update_hold(shard, row, obstacle)
+        hold = shard.holds[row]
+    elif shard.clock < hold.due:
+        return
+    ts = room_ts(shard.book, shard.flows[symbol])
+    if ts is not None:
+        hold.due = ts
+        shard.set_timer(row, ts, "")
+
+
+def report(shard: Shard, row: int, kind: str, hold: Hold) -> None:
+    """Emit the beginning or the end of a hold."""
+    symbol: dict[str, Any] = {"symbol": hold.symbol} if hold.symbol is not None else {}
+    fields = {**shard.subject(row), "reason": hold.reason, **symbol}
+    shard.emit(EVENTS_TOPIC, shard.book.accounts[row], kind, fields)
