@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("events", nargs="+", type=Path, metavar="EVENTS", help="event log, vendor file or folder")
     add_risk(replay)
     replay.add_argument("--book", type=Path, help="book file to start from")
-    replay.add_argument("--venue", default="none", choices=["none", "book"], help="who fills orders (none)")
+    replay.add_argument("--venue", default="none", choices=["none", "book", "impact"], help="who fills orders (none)")
     replay.add_argument("--out", type=Path, help="folder for outputs, final book, summary and report")
     replay.add_argument("--format", help="name of the files' format, where it is not recognised")
     replay.add_argument("--batch", type=int, default=4096, help="messages a batch; never changes a result (4096)")
@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--out", type=Path, required=True, metavar="BOOK")
     synth.add_argument("--format", help="name of the files' format, where it is not recognised")
     add_risk(synth)
+
+    verify = add_verb(verbs, "verify", run_verify, "derive every order of a replay's outputs again, without the core")
+    verify.add_argument("out", type=Path, metavar="OUT_DIR", help="folder that demo or replay --out wrote")
 
     check = add_verb(verbs, "check-config", run_check_config, "read a risk file and say what it means")
     check.add_argument("file", nargs="?", type=Path, metavar="RISK")
@@ -151,6 +154,15 @@ def run_synth(options: argparse.Namespace) -> int:
     )
     say(options, document, "\n".join(lines))
     return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """``verify``."""
+    from engine.tools.verify import verdict_document, verdict_text, verify
+
+    verdict = verify(options.out)
+    say(options, verdict_document(verdict), verdict_text(verdict))
+    return 1 if verdict.differences else 0
 
 
 def run_check_config(options: argparse.Namespace) -> int:

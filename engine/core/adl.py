@@ -1,4 +1,4 @@
-"""Auto-deleveraging takes lots from the winners by one of three rules and says how fair it was (CONTRACT 5.8).
+"""Auto-deleveraging takes lots from winners by one of three rules and says how fair it was.
 
 A *winner* is an eligible opposite position: which ones are, and at what cash their lots change hands, is decided by the
 caller. A *wave* takes ``needed_lots`` of one symbol from them, or all they can give if that is less:

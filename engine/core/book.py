@@ -154,6 +154,8 @@ class Book:
         self.row_index: dict[tuple[str, str], int] = {}
         self.state: Int64Array = np.zeros((8, STATE_COLUMNS), dtype=np.int64)
         self.row_positions: list[list[tuple[int, int]]] = []
+        # Buckets whose last position is gone, until the ledger has moved what they have left.
+        self.emptied: set[int] = set()
         self.touched: Int64Array = np.zeros(8, dtype=np.int64)
 
         self.holders: list[Holders] = []
@@ -239,6 +241,29 @@ class Book:
             count_unready_wallets(balances, len(self.accounts), self.state, COLD, -1)
         for symbol, gaps in zip(settled, before, strict=True):
             self._count_gaps(symbol, gaps)
+
+    def restore_mark(self, symbol: int, before: Price) -> None:
+        """Put a mark back in force after a new one could not be borne, and every position's values with it."""
+        gaps = self.symbol_gaps(symbol)
+        self.marks[symbol] = before
+        self._count_gaps(symbol, gaps)
+        self.revalue_symbol(symbol)
+
+    def restore_asset_price(self, asset: int, before: Price) -> None:
+        """Put an asset price back in force, with all values that depend on it; twin of ``restore_mark``."""
+        value, ts, is_seen = before.value, before.ts, before.is_seen
+        self.set_asset_price(asset, value, ts, is_seen=is_seen)
+        self.asset_prices[asset] = before
+        for row in np.flatnonzero(self.wallets[asset].balances).tolist():
+            self.set_wallet(row, asset, self.wallet(row, asset))
+        for symbol, settle in enumerate(self.settle):
+            if settle == asset:
+                self.revalue_symbol(symbol)
+
+    def revalue_symbol(self, symbol: int) -> None:
+        """Bring the values of a symbol's positions in line with the prices in force, one by one."""
+        for row, leg in list(self.holders[symbol].places):
+            self.set_position(row, symbol, leg, *self.position(row, symbol, leg))
 
     def set_mark_seen(self, symbol: int) -> None:
         """Note that the log has shown a mark of a symbol, though it is not (yet) in force."""
@@ -345,6 +370,8 @@ class Book:
         if size == 0:
             holders.remove(row, leg)
             self.row_positions[row].remove((symbol, leg))
+            if self.buckets[row] != CROSS and not self.row_positions[row]:
+                self.emptied.add(row)
             unpriced, cold = self.symbol_gaps(symbol)
             self.state[row, UNPRICED] -= unpriced
             self.state[row, COLD] -= cold

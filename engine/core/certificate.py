@@ -1,4 +1,4 @@
-"""A plan is certified by the least any plan can cost, beside what two usual rules would have cost (CONTRACT 5.3).
+"""A plan is certified by the least any plan can cost, beside what two usual rules would have cost (README, "The plan").
 
 A *ladder* is what one position gives when it is closed, or one balance when it is sold, from the top down. Its rungs
 are slices of value (a maintenance tier, a collateral weight), each freeing at its own constant rate; the deeper, the

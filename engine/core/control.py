@@ -7,10 +7,11 @@ from engine.core.events import EVENTS_TOPIC, Pause, SetParams
 from engine.core.guards import ALL
 from engine.core.margin import is_row_liquidatable
 from engine.core.params import Instrument, build_asset, build_instrument, build_policy
-from engine.core.pricing import reprice_all
+from engine.core.pricing import asset_price_overflows, reprice_all
 from engine.core.refusal import Refusal
 from engine.core.shard import Shard
 from engine.errors import ParamError
+from engine.units import format_units
 
 _SCALES = ("kind", "settle", "size_decimals", "price_decimals", "lot_steps", "value_num", "value_den")
 
@@ -19,6 +20,7 @@ def apply_pause(shard: Shard, event: Pause) -> list[int] | Refusal:
     """Pause or resume liquidations of a symbol or of all; return the rows whose hold may end or begin."""
     if event.scope != ALL and event.scope not in shard.book.symbol_index:
         return Refusal("unknown_symbol", f"no instrument {event.scope!r}")
+    shard.advance(event.ts)
     if event.resume:
         shard.paused.pop(event.scope, None)
     else:
@@ -45,7 +47,7 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
     rows = reprice_all(book)
     book.policy_version += 1
     crossed = sorted({book.accounts[row] for row in liquidatable_rows(book) - crossed_before})
-    shard.book.clock = max(book.clock or 0, event.ts)
+    shard.advance(event.ts)
     what = event.what if event.what == "policy" else f"{event.what} {event.name}"
     fields = {"version": book.policy_version, "what": what, "crossed": crossed}
     shard.emit(EVENTS_TOPIC, event.name, "policy_changed", fields)
@@ -59,7 +61,11 @@ def _set(book: Book, event: SetParams) -> Refusal | None:
     if event.what == "asset":
         asset_index = book.asset_index.get(event.name)
         known_asset = book.assets[asset_index] if asset_index is not None else None
-        book.set_asset(build_asset(event.name, event.fields, known_asset))
+        asset = build_asset(event.name, event.fields, known_asset)
+        price = asset.price_units
+        if price is not None and asset_index is not None and asset_price_overflows(book, asset_index, price):
+            return Refusal("overflow", f"at {format_units(price)} the largest balance leaves 64 bits")
+        book.set_asset(asset)
         return None
     symbol = book.symbol_index.get(event.name)
     known = book.instruments[symbol] if symbol is not None else None

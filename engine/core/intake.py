@@ -7,7 +7,7 @@ syntax, signs) was checked when the message was decoded.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.core import ledger
 from engine.core.band import is_confirmed, keep_pending
@@ -26,7 +26,17 @@ from engine.core.events import (
     SetParams,
     Transfer,
 )
-from engine.core.pricing import asset_rows, reprice_asset, reprice_symbol, symbol_notional, symbol_rows
+from engine.core.pricing import (
+    INT64_BOUND,
+    asset_price_overflows,
+    asset_rows,
+    reprice_asset,
+    reprice_symbol,
+    symbol_notional,
+    symbol_rows,
+    try_reprice_asset,
+    try_reprice_symbol,
+)
 from engine.core.refusal import Refusal
 from engine.core.shard import Episode, Order, Shard
 from engine.units import (
@@ -68,13 +78,6 @@ def apply_event(shard: Shard, event: Event) -> Outcome:
     refusal = try_future(shard, event)
     if refusal is not None:
         return refusal
-    outcome = _dispatch(shard, event)
-    if isinstance(outcome, Applied):
-        shard.book.clock = max(shard.book.clock or 0, event.ts)
-    return outcome
-
-
-def _dispatch(shard: Shard, event: Event) -> Outcome:
     match event:
         case Mark():
             return apply_mark(shard, event)
@@ -146,18 +149,21 @@ def apply_mark(shard: Shard, event: Mark) -> Outcome:
         return Refusal("overflow", f"at {format_number(event.price)} the largest position leaves 64 bits")
     index = None if event.index_price is None else scaled_half_even(event.index_price, instrument.price_decimals)
     if is_confirmed(mark, price, book.policy, index=index):
+        before = replace(mark)
         book.set_mark(symbol, price, event.ts, is_seen=True)
+        rows = try_reprice_symbol(book, symbol)
+        if rows is None:
+            book.restore_mark(symbol, before)
+            return Refusal("overflow", f"at {format_number(event.price)} an account leaves 64 bits")
+        shard.advance(event.ts)
         if shard.venue is not None:
             shard.venue.mark_changed(symbol)
-        return Applied("mark", reprice_symbol(book, symbol))
-    keep_pending(mark, price, event.ts, max(shard.clock, event.ts), None)
+        return Applied("mark", rows)
+    shard.advance(event.ts)
+    keep_pending(mark, price, event.ts, shard.clock, None)
     book.set_mark_seen(symbol)
     shard.set_symbol_timer(event.symbol, mark.pending_since + book.policy.max_hold_ms * NS_PER_MS)
     return Applied("mark", symbol_rows(book, symbol))
-
-
-# A notional may grow to this through marks alone; ingest stops positions at half of it.
-INT64_BOUND = 2 * POSITION_UNITS_MAX
 
 
 def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
@@ -172,18 +178,19 @@ def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
     units = scaled_half_even(event.price, UNIT_DECIMALS)
     if units <= 0:
         return Refusal("out_of_range", f"price {format_number(event.price)} is 0 at {UNIT_DECIMALS} decimals")
-    largest = max(map(abs, book.wallets[asset].balances[: len(book.accounts)].tolist()), default=0)
-    settled = [
-        symbol_notional(book, symbol, book.holders[symbol].size_max, book.marks[symbol].value)
-        for symbol, settle in enumerate(book.settle)
-        if settle == asset and book.marks[symbol].value
-    ]
-    if units > POSITION_UNITS_MAX or max(largest, *settled, 0) * units // UNIT > INT64_BOUND:
+    if asset_price_overflows(book, asset, units):
         return Refusal("overflow", f"at {format_number(event.price)} the largest balance leaves 64 bits")
     if is_confirmed(price, units, book.policy, source=event.source):
+        before = replace(price)
         book.set_asset_price(asset, units, event.ts, is_seen=True)
-        return Applied("mark", reprice_asset(book, asset))
-    keep_pending(price, units, event.ts, max(shard.clock, event.ts), event.source)
+        rows = try_reprice_asset(book, asset)
+        if rows is None:
+            book.restore_asset_price(asset, before)
+            return Refusal("overflow", f"at {format_number(event.price)} an account leaves 64 bits")
+        shard.advance(event.ts)
+        return Applied("mark", rows)
+    shard.advance(event.ts)
+    keep_pending(price, units, event.ts, shard.clock, event.source)
     book.set_asset_price_seen(asset)
     shard.set_symbol_timer(event.asset, price.pending_since + book.policy.max_hold_ms * NS_PER_MS)
     return Applied("mark", asset_rows(book, asset))
@@ -222,11 +229,14 @@ def apply_funding(shard: Shard, event: Funding) -> Outcome:
         return Refusal("out_of_range", f"rate {format_number(event.rate)}: at most 1 either way")
     if book.marks[symbol].value == 0 and book.holders[symbol].count:
         return Refusal("out_of_range", f"no mark of {event.symbol} yet to compute payments with")
-    if book.holders[symbol].count == 0:
-        return Applied("funding")
     asset = book.settle[symbol]
+    payments = ledger.funding_payments(book, symbol, rate)
+    if any(abs(book.wallet(row, asset)) + abs(amount) > INT64_BOUND for row, amount in payments):
+        return Refusal("overflow", f"at rate {format_number(event.rate)} a balance leaves 64 bits")
+    shard.advance(event.ts)
     before = book.wallet(INSURANCE_ROW, asset)
-    rows = ledger.fund(book, symbol, rate)
+    ledger.fund(book, symbol, payments)
+    rows = [row for row, _ in payments]
     shard.note_fund(asset, before, "funding")
     return Applied("funding", rows)
 
@@ -274,6 +284,7 @@ def apply_transfer(shard: Shard, event: Transfer) -> Outcome:
     balance = units + (book.wallet(row, asset) if row is not None else 0)
     if abs(balance) > POSITION_UNITS_MAX or abs(balance) * book.asset_prices[asset].value // UNIT > POSITION_UNITS_MAX:
         return Refusal("overflow", f"the balance would exceed {POSITION_UNITS_MAX // UNIT}")
+    shard.advance(event.ts)
     shard.ids.add(("transfer", event.account, event.transfer_id))
     row = book.open_row(event.account, bucket)
     before = book.wallet(INSURANCE_ROW, asset)
@@ -314,6 +325,7 @@ def apply_fill(shard: Shard, event: Fill) -> Outcome:
     refusal = try_leg(book, event, symbol, leg, size) or try_room(book, event, symbol, leg, bucket, size, price)
     if refusal is not None:
         return refusal
+    shard.advance(event.ts)
     shard.ids.add(("fill", event.account, event.fill_id))
     shard.counters.fills += 1
     row = book.open_row(event.account, bucket)
@@ -324,7 +336,7 @@ def apply_fill(shard: Shard, event: Fill) -> Outcome:
         ledger.pay_fee(book, row, asset, fee)
     if row == INSURANCE_ROW:
         shard.note_fund(asset, before, "fill")
-    answered = shard.open_order(event.order_id)
+    answered = shard.open_order(event.account, event.order_id)
     if answered is not None:
         episode, order = answered
         if (order.row, order.symbol, order.leg) == (row, symbol, leg) and order.size * size > 0:
@@ -371,10 +383,16 @@ def try_leg(book: Book, event: Fill, symbol: int, leg: int, size: int) -> Refusa
 def try_room(book: Book, event: Fill, symbol: int, leg: int, bucket: str, size: int, price: int) -> Refusal | None:
     """Return a refusal if the position or the account would outgrow its bound, or None.
 
-    Bounds are checked when a fill arrives, so that no later tick can leave int64. A fill that reduces is always let in.
+    Bounds are checked when a fill arrives, so that a tick is not what finds them. A fill that reduces is let in.
     """
     row = book.row_index.get((event.account, bucket))
     held = book.position(row, symbol, leg)[0] if row is not None else 0
+    fee = abs(scaled_half_even(event.fee, UNIT_DECIMALS)) if event.fee is not None else 0
+    cash = symbol_notional(book, symbol, abs(size), price)
+    cost = book.position(row, symbol, leg)[1] if row is not None else 0
+    balance = book.wallet(row, book.settle[symbol]) if row is not None else 0
+    if max(fee, cash) > POSITION_UNITS_MAX or abs(balance) + abs(cost) + cash + fee > INT64_BOUND:
+        return Refusal("overflow", "the fill's cash leaves 64 bits")
     if abs(held + size) <= abs(held):
         return None
     highest = max(price, book.marks[symbol].value)
@@ -416,12 +434,16 @@ def apply_conversion(shard: Shard, event: Conversion) -> Outcome:
     received = try_amount(book, target, event.to_amount)
     if isinstance(received, Refusal):
         return received
-    if max(given, received) > POSITION_UNITS_MAX:
-        return Refusal("overflow", f"an amount exceeds {POSITION_UNITS_MAX // UNIT}")
+    known = book.row_index.get((event.account, CROSS))
+    for asset, amount in ((source, given), (target, received)):
+        balance = amount + (abs(book.wallet(known, asset)) if known is not None else 0)
+        if balance * max(book.asset_prices[asset].value, UNIT) // UNIT > POSITION_UNITS_MAX:
+            return Refusal("overflow", f"the balance would exceed {POSITION_UNITS_MAX // UNIT}")
+    shard.advance(event.ts)
     shard.ids.add(("conversion", event.account, event.conversion_id))
     row = book.open_row(event.account, CROSS)
     ledger.convert(book, row, source, given, target, received)
-    answered = shard.open_order(event.order_id)
+    answered = shard.open_order(event.account, event.order_id)
     if answered is not None:
         episode, order = answered
         if order.row == row and order.asset == source:
@@ -435,9 +457,13 @@ def apply_conversion(shard: Shard, event: Conversion) -> Outcome:
 
 def apply_order_done(shard: Shard, event: OrderDone) -> Outcome:
     """Take an order out of flight; a stranger is ignored, one that has ended already changes nothing."""
-    answered = shard.open_order(event.order_id)
-    if answered is not None and shard.book.accounts[answered[1].row] == event.account:
+    answered = shard.open_order(event.account, event.order_id)
+    if answered is not None:
+        shard.advance(event.ts)
         episode, order = answered
         shard.end_order(episode, order)
         return Applied("fill", (order.row,))
-    return Applied("fill") if shard.is_known_order(event.account, event.order_id) else IGNORED
+    if not shard.is_known_order(event.account, event.order_id):
+        return IGNORED
+    shard.advance(event.ts)
+    return Applied("fill")

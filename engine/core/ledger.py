@@ -110,22 +110,25 @@ def convert(book: Book, row: int, from_asset: int, from_amount: int, to_asset: i
     book.system[CLEARING][to_asset] -= to_amount
 
 
-def fund(book: Book, symbol: int, rate: int) -> list[int]:
-    """Post a funding payment of every open position against ``$clearing``; return the rows, in order of account.
+def funding_payments(book: Book, symbol: int, rate: int) -> list[tuple[int, int]]:
+    """Return (row, amount) of every open position's funding payment; amounts in units, > 0 where the row pays.
 
-    ``rate`` in 1e-12. Payments are rounded against the account; ``$clearing`` keeps the dust.
+    ``rate`` in 1e-12. Payments are rounded against the account.
     """
     holders = book.holders[symbol]
-    payments = np.zeros(max(holders.count, 1), dtype=np.int64)
+    if holders.count == 0:
+        return []
+    payments = np.zeros(holders.count, dtype=np.int64)
     pay_funding(holders.table, holders.count, book.specs[symbol], book.marks[symbol].value, rate, payments)
+    return list(zip(holders.table[: holders.count, ROW].tolist(), payments.tolist(), strict=True))
+
+
+def fund(book: Book, symbol: int, payments: list[tuple[int, int]]) -> None:
+    """Post funding payments against ``$clearing``, which keeps the dust of their roundings."""
     asset = book.settle[symbol]
-    rows = []
-    for place in range(holders.count):
-        row, amount = int(holders.table[place, ROW]), int(payments[place])
+    for row, amount in payments:
         book.set_wallet(row, asset, book.wallet(row, asset) - amount)
         book.system[CLEARING][asset] += amount
-        rows.append(row)
-    return rows
 
 
 def hand_over(book: Book, row: int, symbol: int, leg: int, size: int, cash: int, taker: int, taker_leg: int) -> None:

@@ -1,4 +1,4 @@
-"""A lever is one thing a plan can pull: a position to close or a balance to sell, in whole lots (CONTRACT 5.3).
+"""A lever is one thing a plan can pull: a position to close or a balance to sell, in whole lots (README, "The plan").
 
 Each lever says what it gives in two ways. Its *ladder* is the exact, unrounded model the cheapest plan is looked for
 in: closing one unit of notional at rate r frees r x (1 + b) - c, selling one unit of value of weight w frees

@@ -147,6 +147,8 @@ def pursue(shard: Shard, episode: Episode) -> None:
         match decision:
             case End(outcome):
                 end_episode(shard, episode, outcome)
+                # What was closed may have brought the row below the re-arm ratio: its next crossing is a new one.
+                call_margin(shard, row)
                 return
             case Send():
                 send_orders(shard, episode, decision)
@@ -230,7 +232,8 @@ def fit_budget(shard: Shard, row: int, orders: Send) -> Send | Pace:
             size = room * step if close.size > 0 else -room * step
             flow.note(shard.clock, symbol_notional(book, close.symbol, abs(size), book.marks[close.symbol].value))
             closes.append(replace(close, size=size))
-    if closes or orders.sales or blocked is None:
+    # A sale is the rest of a plan whose closes do the work: alone it would be planned again, ever smaller, at once.
+    if closes or blocked is None:
         return replace(orders, closes=closes)
     return Pace(blocked)
 
@@ -324,15 +327,19 @@ def beaten(book: Book, order: Order, size: int, price: int) -> int:
     return max(0, ledger.fill_cash(book, symbol, size, price) - ledger.fill_cash(book, symbol, size, order.bankruptcy))
 
 
-def sweep_bucket(shard: Shard, row: int) -> None:
-    """Move what a bucket without a position has left to the account's cross wallet."""
+def sweep_buckets(shard: Shard) -> None:
+    """Move what buckets whose last position is gone have left to their accounts' cross wallets.
+
+    A bucket that waits for its first position keeps its deposit; one in an episode is swept when that ends.
+    """
     book = shard.book
-    bucket = book.buckets[row]
-    if bucket == CROSS or book.row_positions[row] or row in shard.episodes:
-        return
-    asset = book.settle[book.symbol_index[bucket]]
-    rest = book.wallet(row, asset)
-    if rest > 0:
-        cross = book.open_row(book.accounts[row], CROSS)
-        ledger.pay_row(book, row, cross, asset, rest)
-        shard.dirty.add(cross)
+    for row in sorted(book.emptied):
+        if row in shard.episodes:
+            continue
+        book.emptied.discard(row)
+        asset = book.settle[book.symbol_index[book.buckets[row]]]
+        rest = book.wallet(row, asset)
+        if rest > 0 and not book.row_positions[row]:
+            cross = book.open_row(book.accounts[row], CROSS)
+            ledger.pay_row(book, row, cross, asset, rest)
+            shard.dirty.add(cross)

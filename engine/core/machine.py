@@ -12,9 +12,9 @@ import heapq
 from collections.abc import Iterable
 from fractions import Fraction
 
-from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Message, Origin, Output, Reject
+from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Mark, Message, Origin, Output, Reject
 from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, expire_pending, key_of
-from engine.core.liquidation import examine, note_fill, sweep_bucket
+from engine.core.liquidation import examine, note_fill, sweep_buckets
 from engine.core.refusal import Refusal
 from engine.core.rejects import reject_fields
 from engine.core.shard import Shard
@@ -47,6 +47,8 @@ class Machine:
         if isinstance(event, Reject):
             self._refuse(Refusal(event.reason, event.detail), event.payload, message.origin.topic)
             return
+        if isinstance(event, Mark) and shard.venue is not None:
+            event = shard.venue.adjust(event, shard)
         self._count(self._step(event, message.payload))
         if shard.venue is not None:
             answers = 0
@@ -73,14 +75,13 @@ class Machine:
         if outcome.filled is not None:
             note_fill(shard, *outcome.filled)
         rows = {*outcome.rows, *self._due_rows(), *shard.stuck}
-        for row in outcome.rows if outcome.cause == "fill" else ():
-            sweep_bucket(shard, row)
+        sweep_buckets(shard)
         while rows or shard.dirty:
             rows |= shard.dirty
             shard.dirty.clear()
             for row in self._worst_first(rows):
                 examine(shard, row, outcome.cause)
-                sweep_bucket(shard, row)
+                sweep_buckets(shard)
             rows = set()
         return outcome
 
@@ -99,7 +100,7 @@ class Machine:
             if not account:
                 rows += expire_pending(shard, bucket)
                 continue
-            waiting = shard.open_order(order_id)
+            waiting = shard.open_order(account, order_id)
             if waiting is not None:
                 shard.end_order(*waiting)
             if waiting is not None or not order_id:

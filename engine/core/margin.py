@@ -163,7 +163,7 @@ def margin_ratio(equity: int, maintenance: int) -> str | None:
 
 
 def statement(book: Book, row: int) -> dict[str, Any]:
-    """Return one row of ``liq-engine margin`` (CONTRACT section 7), without its ``plan``."""
+    """Return one row of ``liq-engine margin`` (README, "Commands"), without its ``plan``."""
     equity, maintenance = book.equity(row), book.maintenance(row)
     positions, initial, pnl = [], 0, 0
     levels: dict[int, int | None] = {}

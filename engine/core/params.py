@@ -38,7 +38,7 @@ STEP_DECIMALS_MAX = 14
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How the engine acts; every field is a key of ``[policy]`` in CONTRACT section 6."""
+    """How the engine acts; every field is a key of ``[policy]`` in the README, "Risk file"."""
 
     valuation: str = "USD"
     trigger: str = "at_or_below"

@@ -1,4 +1,4 @@
-"""The cheapest reduce-only closes and collateral sales that make an account healthy again (CONTRACT 5.3).
+"""The cheapest reduce-only closes and collateral sales that make an account healthy again (README, "The plan").
 
 How the plan is found, all in exact integers. A *lever* is a position to close or a balance to sell (``levers.py``),
 its *ladder* what it gives from the top down (``certificate.py``).

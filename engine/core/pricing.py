@@ -6,7 +6,11 @@ import numpy as np
 
 from engine.core.book import Book, Int64Array
 from engine.core.kernels.reprice import ROW, reprice_holders, reprice_wallets
-from engine.errors import check
+from engine.errors import InvariantError
+from engine.units import POSITION_UNITS_MAX, UNIT
+
+# A notional may grow to this through marks alone; ingest stops positions at half of it.
+INT64_BOUND = 2 * POSITION_UNITS_MAX
 
 
 def symbol_notional(book: Book, symbol: int, size: int, price: int) -> int:
@@ -24,8 +28,12 @@ def scratch(book: Book, rows: int) -> Int64Array:
     return book.touched
 
 
-def reprice_symbol(book: Book, symbol: int) -> list[int]:
-    """Revalue all positions of a symbol at its mark; return the rows that need a look (a row may occur twice)."""
+def try_reprice_symbol(book: Book, symbol: int) -> list[int] | None:
+    """Revalue all positions of a symbol at its mark; return the rows that need a look (a row may occur twice).
+
+    None if a row's equity would leave int64: some positions are then revalued and some not, and the caller must put
+    the old mark back in force.
+    """
     price, asset_price = book.marks[symbol].value, book.asset_prices[book.settle[symbol]].value
     holders = book.holders[symbol]
     if price == 0 or asset_price == 0 or holders.count == 0:
@@ -42,12 +50,19 @@ def reprice_symbol(book: Book, symbol: int) -> list[int]:
         book.rule,
         touched,
     )
-    check(found >= 0, f"equity left 64 bits at mark {price} of {book.instruments[symbol].symbol}")
-    return [] if found == 0 else [int(row) for row in touched[:found]]
+    return None if found < 0 else touched[:found].tolist()
 
 
-def reprice_asset(book: Book, asset: int) -> list[int]:
-    """Revalue all balances in an asset and all positions settled in it; return the rows that need a look."""
+def reprice_symbol(book: Book, symbol: int) -> list[int]:
+    """Revalue all positions of a symbol at its mark, which must not leave int64; see ``try_reprice_symbol``."""
+    rows = try_reprice_symbol(book, symbol)
+    if rows is None:
+        raise InvariantError(f"equity left 64 bits at a mark of {book.instruments[symbol].symbol}")
+    return rows
+
+
+def try_reprice_asset(book: Book, asset: int) -> list[int] | None:
+    """Revalue all balances in an asset and all positions settled in it; return the rows that need a look, or None."""
     price = book.asset_prices[asset].value
     if price == 0:
         return []
@@ -56,12 +71,35 @@ def reprice_asset(book: Book, asset: int) -> list[int]:
     found = reprice_wallets(
         wallets.balances, wallets.values, count, book.state, book.weights[asset], price, book.rule, touched
     )
-    check(found >= 0, f"equity left 64 bits at price {price} of {book.assets[asset].name}")
-    rows = [int(row) for row in touched[:found]]
+    if found < 0:
+        return None
+    rows: list[int] = touched[:found].tolist()
     for symbol, settle in enumerate(book.settle):
         if settle == asset:
-            rows.extend(reprice_symbol(book, symbol))
+            more = try_reprice_symbol(book, symbol)
+            if more is None:
+                return None
+            rows += more
     return rows
+
+
+def reprice_asset(book: Book, asset: int) -> list[int]:
+    """Revalue what depends on an asset's price, which must not leave int64; see ``try_reprice_asset``."""
+    rows = try_reprice_asset(book, asset)
+    if rows is None:
+        raise InvariantError(f"equity left 64 bits at a price of {book.assets[asset].name}")
+    return rows
+
+
+def asset_price_overflows(book: Book, asset: int, price: int) -> bool:
+    """Return whether the largest balance or position that depends on an asset's price would leave int64."""
+    largest = max(map(abs, book.wallets[asset].balances[: len(book.accounts)].tolist()), default=0)
+    settled = [
+        symbol_notional(book, symbol, book.holders[symbol].size_max, book.marks[symbol].value)
+        for symbol, settle in enumerate(book.settle)
+        if settle == asset and book.marks[symbol].value
+    ]
+    return price > POSITION_UNITS_MAX or max(largest, *settled, 0) * price // UNIT > INT64_BOUND
 
 
 def reprice_all(book: Book) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.core.book import CROSS, Book
-from engine.core.events import Event, Origin, Output
+from engine.core.events import Event, Mark, Origin, Output
 from engine.core.kernels.reprice import FLAGS, WATCHED
 from engine.core.pacing import Flow
 from engine.core.params import Risk
@@ -113,6 +113,9 @@ class SeenIds:
 class Venue(Protocol):
     """Where orders go in a simulation: answers with fills and ``order_done``s, each a message of the same ts."""
 
+    def adjust(self, mark: Mark, shard: Shard) -> Mark:
+        """Return a mark of the log as the market shows it after what was filled before."""
+
     def submit(self, order: Order) -> None:
         """Take an order that the machine has just sent."""
 
@@ -140,7 +143,8 @@ class Shard:
         self.episodes: dict[int, Episode] = {}
         self.episode_counts: dict[int, int] = {}
         self.last_orders: dict[int, int] = {}
-        self.order_rows: dict[str, int] = {}
+        # By account too: an account may be named like another's bucket, and its order ids then look alike.
+        self.order_rows: dict[tuple[str, str], int] = {}
         self.timers: list[tuple[int, str, str, str]] = []
         self.holds: dict[int, Hold] = {}
         # Rows whose stale or unconfirmed hold ran out: they go on with what is fresh until they need nothing any more.
@@ -156,6 +160,10 @@ class Shard:
     def clock(self) -> int:
         """The largest accepted ts; 0 while unset."""
         return self.book.clock or 0
+
+    def advance(self, ts: int) -> None:
+        """Move the clock to an accepted message's ts, before anything that the message causes is written."""
+        self.book.clock = max(self.clock, ts)
 
     def emit(self, topic: str, key: str, kind: str, fields: dict[str, Any]) -> None:
         """Append one output record with its envelope."""
@@ -210,7 +218,7 @@ class Shard:
     def send(self, episode: Episode, order: Order) -> None:
         """Put an order in flight: remembered, timed, and offered to the simulated venue if there is one."""
         episode.orders[order.order_id] = order
-        self.order_rows[order.order_id] = order.row
+        self.order_rows[self.book.accounts[order.row], order.order_id] = order.row
         self.set_timer(order.row, order.due_ts, order.order_id)
         if self.venue is not None:
             self.venue.submit(order)
@@ -227,10 +235,12 @@ class Shard:
         """Return when an order sent now times out."""
         return self.clock + self.book.policy.order_timeout_ms * NS_PER_MS
 
-    def open_order(self, order_id: str | None) -> tuple[Episode, Order] | None:
-        """Return the order in flight with this id and its episode, or None."""
-        row = self.order_rows.get(order_id) if order_id is not None else None
-        if row is None or order_id is None:
+    def open_order(self, account: str, order_id: str | None) -> tuple[Episode, Order] | None:
+        """Return the account's order in flight with this id and its episode, or None."""
+        if order_id is None:
+            return None
+        row = self.order_rows.get((account, order_id))
+        if row is None:
             return None
         episode = self.episodes[row]
         return episode, episode.orders[order_id]
@@ -238,7 +248,7 @@ class Shard:
     def end_order(self, episode: Episode, order: Order) -> None:
         """Take an order out of flight; one that ended with nothing filled is an attempt."""
         del episode.orders[order.order_id]
-        del self.order_rows[order.order_id]
+        del self.order_rows[self.book.accounts[order.row], order.order_id]
         if not order.is_filled:
             episode.attempts += 1
 

@@ -20,7 +20,7 @@ from engine.core.kernels.reprice import COST, EQUITY, LEG, MAINTENANCE, MARGIN, 
 from engine.core.ledger import fill_cash
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Shard
-from engine.units import UNIT, div_up, format_scaled, format_units
+from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ def takeover(shard: Shard, episode: Episode, shares: list[Share], equity_before:
         cash, equity = take_part(share, size)
         before = book.wallet(INSURANCE_ROW, asset)
         ledger.hand_over(book, row, share.symbol, share.leg, size, cash, INSURANCE_ROW, NET)
-        episode.paid_by_insurance -= equity
+        episode.paid_by_insurance += max(0, -equity)
         shard.note_fund(asset, before, "takeover", account=book.accounts[row], liquidation_id=episode.liquidation_id)
         taken.append(
             {
@@ -254,7 +254,7 @@ def deleverage_one(shard: Shard, episode: Episode, share: Share, candidate: Cand
     book, instrument = shard.book, shard.book.instruments[share.symbol]
     cash, equity = take_part(share, size)
     ledger.hand_over(book, episode.row, share.symbol, share.leg, size, cash, candidate.row, candidate.leg)
-    episode.paid_by_adl -= equity
+    episode.paid_by_adl += max(0, -equity)
     shard.counters.adl += 1
     shard.dirty.add(candidate.row)
     counterparty = book.accounts[candidate.row]
@@ -281,6 +281,7 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
     # What the winners lose per lot against the mark, as loss / loss_lots.
     loss, loss_lots = -share.equity, abs(share.size) // instrument.lot_steps
     per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
+    has_haircut = book.assets[book.settle[symbol]].weights != ((0, PPM),)
     table = holders.table[: holders.count]
     standing = book.state[table[:, ROW]]
     eligible = (np.sign(table[:, SIZE]) != np.sign(share.size)) & (standing[:, EQUITY] > standing[:, MAINTENANCE])
@@ -293,6 +294,8 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
         lots = abs(size) // instrument.lot_steps
         # One unit of equity is kept back for the cash that rounding may add.
         lots_max = lots if loss <= 0 else min(lots, (equity - 1) * loss_lots // loss)
+        if has_haircut:
+            lots_max = lots_within_equity(book, share, row, leg, lots_max)
         if lots_max <= 0:
             continue
         winner = Winner(
@@ -310,3 +313,34 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
         found.append(Candidate(row, leg, winner))
     found.sort(key=lambda candidate: (candidate.winner.account, candidate.winner.bucket, candidate.leg))
     return found
+
+
+def lots_within_equity(book: Book, share: Share, row: int, leg: int, lots: int) -> int:
+    """Return how many of ``lots`` a winner can close with E >= 0 after.
+
+    Where the settlement asset has a haircut, a close costs more than its loss: profit that counted in full becomes a
+    balance that counts at its weight. The equity after k lots is computed exactly; it falls with k up to roundings, so
+    halving finds the largest and the last steps make sure.
+    """
+    symbol, asset = share.symbol, book.settle[share.symbol]
+    held, cost = book.position(row, symbol, leg)
+    balance, step = book.wallet(row, asset), book.instruments[symbol].lot_steps
+    sign = 1 if share.size > 0 else -1
+    pnl_before = book.position_values(symbol, held, cost)[0]
+
+    def after(count: int) -> int:
+        size = count * step
+        released = cost * size // abs(held)
+        cash = -share.cash * size // abs(share.size)
+        pnl = book.position_values(symbol, held + sign * size, cost - released)[0]
+        wallet_change = book.balance_value(asset, balance + cash + released) - book.balance_value(asset, balance)
+        return book.equity(row) - pnl_before + pnl + wallet_change
+
+    low, high = 0, lots
+    while low < high:
+        middle = (low + high + 1) // 2
+        if after(middle) > 0:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -93,12 +93,13 @@ def load_document(shard: Shard, document: Any, file: str) -> None:
         asset = asset_named(book, name, spot)
         add_balance(book, INSURANCE_ROW, asset, money(value, spot, UNIT_DECIMALS), spot)
     clearing: tuple[dict[str, Any], Place] | None = None
+    seen: set[str] = set()
     for index, value in enumerate(as_list(fields.get("accounts", []), place.at("accounts"))):
         spot = place.at(f"accounts[{index}]")
         account = as_object(value, spot)
         if account.get("account") == CLEARING:
             clearing = account, spot
-        load_account(book, account, spot)
+        load_account(book, account, seen, spot)
     if clearing is not None:
         load_clearing(book, *clearing)
     load_history(shard, fields, place)
@@ -126,7 +127,7 @@ def load_prices(book: Book, fields: dict[str, Any], place: Place, ts: int) -> No
             book.set_asset_price(asset, price, ts, is_seen=False)
 
 
-def load_account(book: Book, fields: dict[str, Any], place: Place) -> None:
+def load_account(book: Book, fields: dict[str, Any], seen: set[str], place: Place) -> None:
     """Load one account: balances, cross and isolated positions."""
     check_keys(fields, _ACCOUNT_KEYS, place)
     name = fields.get("account")
@@ -141,8 +142,9 @@ def load_account(book: Book, fields: dict[str, Any], place: Place) -> None:
             )
         load_system_account(book, account, fields, place)
         return
-    if account != INSURANCE and (account, CROSS) in book.row_index:
+    if account in seen:
         place.at("account").fail(account, "stands twice in the file")
+    seen.add(account)
     row = book.open_row(account, CROSS)
     for asset_name, value in as_object(fields.get("balances", {}), place.at("balances")).items():
         spot = place.at(f"balances.{asset_name}")
@@ -200,7 +202,7 @@ def position_leg(book: Book, entry: dict[str, Any], entries: list[dict[str, Any]
         if other is not entry
         and other.get("symbol") == entry.get("symbol")
         and other.get("isolated", False) == entry.get("isolated", False)
-        and str(other.get("qty", "")).startswith("-") != (size < 0)
+        and sign_of(other.get("qty")) * size < 0
     ]
     own = LONG if size > 0 else SHORT
     leg = LEG_NAMES.index(name) if name is not None else NET
@@ -209,6 +211,12 @@ def position_leg(book: Book, entry: dict[str, Any], entries: list[dict[str, Any]
     if leg not in (NET, own):
         place.at("leg").fail(name, f"qty {entry['qty']} is on the other side")
     return leg
+
+
+def sign_of(qty: Any) -> int:
+    """Return the sign of a raw quantity; 0 for what is none, which is refused at its own place."""
+    value = qty if isinstance(qty, int) else (try_number(qty) or (0, 0))[0] if isinstance(qty, str) else 0
+    return (value > 0) - (value < 0)
 
 
 def check_legs(book: Book, account: str, name: str, symbol: int, leg: int, place: Place) -> None:
@@ -264,7 +272,9 @@ def load_history(shard: Shard, fields: dict[str, Any], place: Place) -> None:
             spot.fail(value, f"the balances and costs of the file add up to {format_units(found)}")
     for key, count in as_object(fields.get("episodes", {}), place.at("episodes")).items():
         account, _, bucket = key.rpartition("/")
-        row = book.row_index.get((key, CROSS), book.row_index.get((account, bucket)))
+        row = book.row_index.get((key, CROSS))
+        if row is None and bucket in book.symbol_index and (account, CROSS) in book.row_index:
+            row = book.open_row(account, bucket)
         if row is None or isinstance(count, bool) or not isinstance(count, int) or count < 1:
             place.at(f"episodes.{key}").fail(count, "must be a number of episodes of an account in the file")
         shard.episode_counts[row] = count
@@ -325,6 +335,6 @@ def asset_named(book: Book, name: str, place: Place) -> int:
 
 def add_balance(book: Book, row: int, asset: int, units: int, place: Place) -> None:
     """Post a loaded balance as a transfer."""
-    if abs(units) > POSITION_UNITS_MAX:
+    if abs(units) + abs(book.wallet(row, asset)) > POSITION_UNITS_MAX:
         place.fail(format_units(units), "exceeds the bound of 4e10")
     ledger.transfer(book, row, asset, units)

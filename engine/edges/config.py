@@ -298,7 +298,7 @@ def tier_rows_errors(key: str, rows: Any) -> Iterator[ParamError]:
 
 
 def deductions(tiers: tuple[Tier, ...]) -> list[int]:
-    """Return the deduction of each tier, exact, in 1e-14 (CONTRACT 4); it makes the margin continuous at the floors."""
+    """Return each tier's deduction, exact, in 1e-14 (README, "Margin"); it makes the margin continuous at floors."""
     result = [0]
     for below, tier in pairwise(tiers):
         result.append(result[-1] + tier.floor_units * (tier.rate_ppm - below.rate_ppm))

@@ -1,7 +1,7 @@
 """Which fields each input message has, in the contract's order, and what each may hold.
 
 ``read_event`` turns one parsed JSON object into an event, or into the ``Fault`` of its first bad field. The tables
-below are CONTRACT section 2 written down once: decoding reads them, and encoding writes by them.
+below are README, "Input messages", written down once: decoding reads them, and encoding writes by them.
 
 Floats never pass: a parser hands over a JSON float as ``float``, whose value nobody looks at, an integer as ``int``.
 """

@@ -5,22 +5,29 @@ account to the tick, never beyond the limit, at most ``depth`` of notional betwe
 not fit in is not filled (the orders are IOC): the fill and an ``order_done`` of the same ts follow at once. Depth
 refills with the symbol's next mark, and a further attempt on the same position - or any order once the depth is used
 up - waits for it. Collateral is converted at ``P / P_for x (1 - slippage)``.
+
+``impact``: as ``book``, and what was filled moves the later marks of its symbol by ``impact x sqrt(flow / depth)``,
+sold down and bought up, where the flow (net notional filled) halves every ``impact_half_life_s``. So a replay can show a
+cascade: liquidations that cause liquidations.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import replace
 from math import isqrt
 
 from engine.core.book import CROSS, LEG_NAMES, Book
 from engine.core.debts import sale_proceeds
-from engine.core.events import Conversion, Event, Fill, OrderDone, OrderStatus
+from engine.core.events import Conversion, Event, Fill, Mark, OrderDone, OrderStatus
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Order, Shard
-from engine.units import PPM, UNIT_DECIMALS, Number, div_up, scaled_half_even
+from engine.units import NS_PER_S, PPM, UNIT_DECIMALS, Number, div_half_even, div_up, scaled_half_even
 
 # The square root is taken on this scale and rounded up: against the account, by less than a millionth of a tick.
 _ROOT_SCALE = 10**12
+# Binary digits of a fraction of a half-life: 2 ** -24 of one changes nothing at this scale.
+_DECAY_BITS = 24
 
 
 class BookVenue:
@@ -33,6 +40,10 @@ class BookVenue:
         self.depth_used: dict[int, int] = defaultdict(int)
         self.answered: dict[int, set[tuple[int, int]]] = defaultdict(set)
         self.exhausted: set[int] = set()
+
+    def adjust(self, mark: Mark, shard: Shard) -> Mark:
+        """Return the mark as it is: this venue's fills leave no trace in the log."""
+        return mark
 
     def submit(self, order: Order) -> None:
         """Take an order: to be answered now, or at the symbol's next mark."""
@@ -54,7 +65,7 @@ class BookVenue:
         while not self.answers and self.queue:
             order = self.queue.popleft()
             # The engine may have given the order up (timed out, taken over) while it waited here.
-            if shard.open_order(order.order_id) is None:
+            if shard.open_order(shard.book.accounts[order.row], order.order_id) is None:
                 continue
             if not order.is_sale and order.symbol in self.exhausted:
                 self.waiting[order.symbol].append(order)
@@ -90,7 +101,7 @@ class BookVenue:
             return None
         size = lots * instrument.lot_steps
         price = fill_price(book, symbol, size, sells=sells)
-        self.depth_used[symbol] += symbol_notional(book, symbol, size, mark)
+        self.note_fill(book, symbol, -size if sells else size, ts)
         bucket = book.buckets[order.row]
         return Fill(
             fill_id=f"{order.order_id}/fill",
@@ -105,6 +116,10 @@ class BookVenue:
             leg=LEG_NAMES[order.leg],
             isolated=bucket != CROSS,
         )
+
+    def note_fill(self, book: Book, symbol: int, size: int, ts: int) -> None:
+        """Count what a fill (signed steps) takes from the depth."""
+        self.depth_used[symbol] += symbol_notional(book, symbol, abs(size), book.marks[symbol].value)
 
     def lots_within_limit(self, book: Book, order: Order, lots: int) -> int:
         """Return how many of ``lots`` fill within the limit: the price only worsens with the size, so halve."""
@@ -124,6 +139,69 @@ class BookVenue:
             else:
                 high = middle - 1
         return low
+
+
+class ImpactVenue(BookVenue):
+    """A book whose marks feel what was filled against it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Per symbol: net notional filled (bought > 0), in settlement units, as of a ts.
+        self.flows: dict[int, tuple[int, int]] = {}
+
+    def adjust(self, mark: Mark, shard: Shard) -> Mark:
+        """Return the mark moved by the flow that is still felt; see the module's docstring."""
+        book = shard.book
+        symbol = book.symbol_index.get(mark.symbol)
+        if symbol is None or symbol not in self.flows:
+            return mark
+        instrument = book.instruments[symbol]
+        flow = self.felt(book, symbol, mark.ts)
+        if instrument.depth_units is None or flow == 0:
+            return mark
+        root = isqrt(abs(flow) * _ROOT_SCALE**2 // instrument.depth_units)
+        # No flow takes a price to zero: what is felt stops at nine tenths of it.
+        move = min(instrument.impact_ppm * root, PPM * _ROOT_SCALE * 9 // 10)
+        mantissa, places = mark.price
+        scale = PPM * _ROOT_SCALE
+        moved = mantissa * (scale + move if flow > 0 else scale - move)
+        digits = max(places, instrument.mark_decimals)
+        return replace(mark, price=as_number(div_half_even(moved * 10 ** (digits - places), scale), digits))
+
+    def note_fill(self, book: Book, symbol: int, size: int, ts: int) -> None:
+        """Count what a fill takes from the depth, and add it to the flow."""
+        super().note_fill(book, symbol, size, ts)
+        notional = symbol_notional(book, symbol, abs(size), book.marks[symbol].value)
+        self.flows[symbol] = (self.felt(book, symbol, ts) + (notional if size > 0 else -notional), ts)
+
+    def felt(self, book: Book, symbol: int, ts: int) -> int:
+        """Return what is left of a symbol's flow at ``ts``, rounded toward zero."""
+        flow, since_ts = self.flows.get(symbol, (0, ts))
+        left = decayed(abs(flow), max(0, ts - since_ts), book.policy.impact_half_life_s * NS_PER_S)
+        return left if flow > 0 else -left
+
+
+def decayed(amount: int, elapsed: int, half_life: int) -> int:
+    """Return amount x 2 ** -(elapsed / half_life), rounded down, in integers: the same on every machine.
+
+    Whole half-lives are shifts; the rest is a product of square roots of square roots of one half, one for each binary
+    digit of the remaining fraction.
+    """
+    halvings, rest = divmod(elapsed, half_life)
+    if halvings >= amount.bit_length():
+        return 0
+    factor = root = _ROOT_SCALE
+    root //= 2
+    for _ in range(_DECAY_BITS):
+        root = isqrt(root * _ROOT_SCALE)
+        rest *= 2
+        if rest >= half_life:
+            rest -= half_life
+            factor = factor * root // _ROOT_SCALE
+    return (amount * factor // _ROOT_SCALE) >> halvings
+
+
+VENUES: dict[str, type[BookVenue] | None] = {"none": None, "book": BookVenue, "impact": ImpactVenue}
 
 
 def fill_price(book: Book, symbol: int, size: int, *, sells: bool) -> int:

@@ -22,13 +22,12 @@ from engine.edges.codec import decode, encode
 from engine.edges.digest import state_hash
 from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
 from engine.edges.report import RunRecorder
-from engine.edges.venue import BookVenue
+from engine.edges.venue import VENUES
 from engine.errors import InputError
 from engine.tools.progress import Progress
 from engine.units import format_units
 
 BATCH = 4096
-VENUES = ("none", "book")
 
 
 @dataclass(slots=True)
@@ -87,7 +86,8 @@ def new_shard(options: ReplayOptions) -> Shard:
     """Return a shard with the book loaded and the simulated venue attached."""
     if options.venue not in VENUES:
         raise InputError(f"venue {options.venue!r}: must be one of {', '.join(VENUES)}")
-    shard = Shard(options.risk, venue=BookVenue() if options.venue == "book" else None)
+    venue = VENUES[options.venue]
+    shard = Shard(options.risk, venue=venue() if venue is not None else None)
     if options.book is not None:
         load_book(shard, options.book)
     return shard
@@ -177,7 +177,7 @@ class OutputWriter:
 
 
 def summary(shard: Shard, outputs_hash: str, timing: Timing) -> dict[str, Any]:
-    """Return ``summary.json`` (CONTRACT section 6); all but ``latency`` is the same on every run."""
+    """Return ``summary.json`` (README, "Files"); all but ``latency`` is the same on every run."""
     book, counters = shard.book, shard.counters
     fund = book.row_index[INSURANCE, ""]
     return {

@@ -174,7 +174,7 @@ def make_population(
     collateral_ppm: int = 150_000,
     insurance_ppm: int = 2_000,
 ) -> dict[str, Any]:
-    """Return a book file (CONTRACT 6) of ``accounts`` accounts, drawn as the module says.
+    """Return a book file (README, "Files") of ``accounts`` accounts, drawn as the module says.
 
     Symbols of ``first_marks`` the risk file does not know take no part. An asset without a fixed price serves as
     collateral only where ``asset_prices`` names it: an account whose collateral never has a price is never examined.

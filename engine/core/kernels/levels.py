@@ -1,4 +1,4 @@
-"""At which mark an account becomes liquidatable, all other prices frozen (CONTRACT section 4, "Liquidation price").
+"""At which mark an account becomes liquidatable, all other prices frozen (README, "Liquidation price").
 
 The slack equity - maintenance margin is concave in one symbol's price (linear contracts) or in its inverse (inverse
 contracts): PnL is linear, maintenance margin convex. So the healthy prices form one interval, and its edges are found

@@ -1,4 +1,4 @@
-"""What one position or one balance is worth, and what margin it needs (CONTRACT section 4).
+"""What one position or one balance is worth, and what margin it needs (README, "Margin").
 
 Scales: sizes and prices in an instrument's steps, money in units of 1e-8. ``spec`` is one row of the instrument table:
 [is_inverse, value_num, value_den]; ``tiers`` its maintenance tiers, int64[tier, 5]: floor in units, rate in ppm,

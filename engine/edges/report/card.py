@@ -21,22 +21,24 @@ from engine.edges.report.markup import (
     pairs,
     percent,
     record,
-    rounded,
     timestamp,
     try_decimal,
 )
 
 # Shown in sections of their own; all other keys of a decision follow under "Also in the record".
-HEADLINE_KEYS = ("equity", "maintenance_margin", "margin_ratio", "trigger", "target_buffer")
-MARGIN_KEYS = ("notional", "deduction", "maintenance_margin")
+HEADLINE_KEYS = ("equity", "maintenance_margin")
+MARGIN_KEYS = ("notional", "tier_rate", "deduction", "maintenance_margin")
 SECTION_TITLES = {
     "positions": "Positions when it was decided",
     "marks": "Marks used",
+    "asset_prices": "Asset prices used",
     "collateral": "Collateral",
     "plan": "Plan",
     "costs": "Costs",
     "target": "Target",
     "certificate": "Certificate",
+    "policy": "Policy",
+    "instruments": "Contracts",
 }
 FOLLOW_UP_TITLES = {
     "takeover": "Takeover by the insurance fund",
@@ -90,13 +92,14 @@ def formulas(episode: Episode, decision: Body) -> Html:
     if equity is None or margin is None:
         return Html('<p class="note">No decision was kept for this liquidation.</p>')
     lines = [trigger_line(equity, margin)]
-    buffer = try_decimal(decision.get("target_buffer"))
+    target = decision.get("target")
+    buffer = try_decimal(target.get("buffer")) if isinstance(target, dict) else None
     if buffer is not None:
         lines.append(needed_line(equity, margin, buffer))
     figures = [
         (Html("Equity"), amount(equity)),
         (Html("Maintenance margin"), amount(margin)),
-        (Html("Margin ratio"), percent(source.get("margin_ratio"))),
+        (Html("Margin ratio"), percent(margin / equity if equity > 0 else None)),
         (Html("Cause"), escape(episode.cause or "–")),
     ]
     ended = episode.ended or {}
@@ -134,9 +137,10 @@ def decision_sections(decision: Body, rows_max: int) -> Html:
     """Return each part of the decision record under its own heading."""
     parts = []
     for key, title in SECTION_TITLES.items():
-        if decision.get(key):
-            value = with_margin_formula(decision[key]) if key == "positions" else decision[key]
-            parts.append(section(title, record(key, value, rows_max)))
+        value = decision.get(key)
+        if value:
+            body = positions_body(value, rows_max) if key == "positions" else record(key, value, rows_max)
+            parts.append(section(title, body))
     rest = {key: value for key, value in decision.items() if key not in HEADLINE_KEYS and key not in SECTION_TITLES}
     if rest:
         parts.append(section("Also in the record", rest_pairs(rest, rows_max)))
@@ -154,23 +158,27 @@ def rest_pairs(rest: Body, rows_max: int) -> Html:
     return join(parts)
 
 
-def with_margin_formula(positions: Any) -> Any:
-    """Return the positions, each with its maintenance margin as one worked formula where the record has the figures."""
+def positions_body(positions: Any, rows_max: int) -> Html:
+    """Return the positions, and below them each one's maintenance margin as a worked formula."""
     if not isinstance(positions, list):
-        return positions
-    return [margin_formula(position) if isinstance(position, dict) else position for position in positions]
+        return record("positions", positions, rows_max)
+    rows, lines = [], []
+    for position in positions:
+        line = try_margin_line(position) if isinstance(position, dict) else None
+        rows.append(position if line is None else {key: position[key] for key in position if key not in MARGIN_KEYS})
+        lines.append(Html("") if line is None else line)
+    return join((record("positions", rows, rows_max), *lines[:rows_max]))
 
 
-def margin_formula(position: Body) -> Body:
-    """Return a position with ``notional × rate − deduction = margin`` in place of the four."""
-    rate_key = "rate" if "rate" in position else "tier_rate"
-    figures = [try_decimal(position.get(key)) for key in ("notional", rate_key, "deduction", "maintenance_margin")]
-    notional, rate, deduction, margin = figures
+def try_margin_line(position: Body) -> Html | None:
+    """Return ``MM = notional × rate − deduction`` of one position, None if the record lacks a figure."""
+    notional, rate, deduction, margin = (try_decimal(position.get(key)) for key in MARGIN_KEYS)
     if notional is None or rate is None or deduction is None or margin is None:
-        return position
-    kept = {key: position[key] for key in position if key not in (*MARGIN_KEYS, rate_key)}
-    terms = f"{rounded(notional)} × {grouped(rate)} − {rounded(deduction)}"
-    return kept | {"notional × rate − deduction = maintenance margin": f"{terms} = {rounded(margin)}"}
+        return None
+    return Html(
+        f'<p class="formula"><var>MM</var> of {escape(position.get("symbol", "?"))} = {amount(notional)} × '
+        f"{grouped(rate)} − {amount(deduction)} = <b>{amount(margin)}</b></p>"
+    )
 
 
 def orders_section(orders: list[Body], count: int, rows_max: int) -> Html:

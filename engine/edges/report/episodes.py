@@ -1,9 +1,9 @@
 """Which liquidations were the largest, and what each consisted of.
 
-An episode's rank is the notional that was closed and taken over; while that is unknown, the largest step of orders
-sent (retries of an order that found no buyer must not add up). It only ever grows, so the board's best 50 are exact
-although most episodes leave nothing behind: an episode off the board keeps a few numbers until it ends, one on it
-also the records that explain it.
+An episode's rank is the notional that was closed, taken over and deleveraged; while that is unknown, the largest step
+of orders sent (retries of an order that found no buyer must not add up). It only ever grows, so the board's best 50
+are exact although most episodes leave nothing behind: an episode off the board keeps a few numbers until it ends, one
+on it also the records that explain it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Episode:
     orders_count: int = 0
     stage: str = ""
     notional: float = 0.0
-    taken_notional: float = 0.0
+    handed_notional: float = 0.0
     step_ts: int = -1
     step_notional: float = 0.0
     details: Details | None = None
@@ -74,7 +74,8 @@ class EpisodeBoard:
             episode.step_notional = 0.0
         episode.step_notional += notional
         episode.orders_count += 1
-        episode.stage = episode.stage if episode.stage == "takeover" else body.get("stage", episode.stage)
+        if not episode.handed_notional:
+            episode.stage = body.get("stage", episode.stage)
         self._raise(episode, episode.step_notional)
         details = episode.details
         if details is None:
@@ -84,19 +85,19 @@ class EpisodeBoard:
         if len(details.orders) < RECORDS_MAX:
             details.orders.append({key: value for key, value in body.items() if key != "decision"})
 
-    def on_takeover(self, body: Body, notional: float) -> None:
-        """Add a ``takeover`` of positions worth ``notional``."""
+    def on_handed_over(self, body: Body, notional: float, *, stage: str) -> None:
+        """Add a ``takeover`` or an ``adl_wave`` that moved positions worth ``notional``."""
         episode = self._episode(body)
-        episode.stage = "takeover"
-        episode.taken_notional += notional
-        self._raise(episode, episode.taken_notional)
+        episode.stage = stage
+        episode.handed_notional += notional
+        self._raise(episode, episode.handed_notional)
         self.on_follow_up(body)
 
     def on_ended(self, body: Body, closed_notional: float) -> None:
         """Close the episode of a ``liquidation_ended``."""
         episode = self._episode(body)
         episode.ended = body
-        self._raise(episode, closed_notional + episode.taken_notional)
+        self._raise(episode, closed_notional + episode.handed_notional)
         self._open.pop(episode.liquidation_id, None)
 
     def on_follow_up(self, body: Body) -> None:

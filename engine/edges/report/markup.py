@@ -205,8 +205,13 @@ def inline(key: str, value: Any) -> Html:
     if isinstance(value, dict):
         return join((Html(f"{escape(name)} {inline(name, item)}") for name, item in list(value.items())[:8]), " · ")
     if isinstance(value, list | tuple):
-        return join((inline(key, item) for item in value[:8]), ", ")
+        return join((row_of(key, item) if isinstance(item, list) else inline(key, item) for item in value[:8]), ", ")
     return scalar(key, value)
+
+
+def row_of(key: str, row: list[Any]) -> Html:
+    """Return one row of a table within a cell: of ``[[0, 0.95], [20000000, 0.8]]`` each pair as ``0 → 0.95``."""
+    return join((inline(key, item) for item in row[:8]), " → ")
 
 
 def left_out(count: int) -> Html:

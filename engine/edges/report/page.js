@@ -7,6 +7,7 @@
   const SECOND = 1e3, MINUTE = 6e4, HOUR = 36e5, DAY = 864e5;
   const TIME_STEPS = [1, 5, 20, 100, 500, SECOND, 5 * SECOND, 15 * SECOND, 30 * SECOND, MINUTE, 5 * MINUTE, 15 * MINUTE,
     30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 91 * DAY, 365 * DAY];
+  const STAGE_NAMES = { full: "Order, full", partial: "Order, partial", takeover: "Takeover", adl: "Auto-deleveraging" };
   const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
   const full = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
@@ -263,7 +264,7 @@
         for (const stage of stages) {
           const entry = element("span", `s-${stage}`, owner.legend);
           element("i", "block", entry);
-          entry.append(stage === "takeover" ? "Takeover" : `Order, ${stage}`);
+          entry.append(STAGE_NAMES[stage]);
         }
         element("span", "gap", owner.legend);
         for (const choice of ["notional", "count"]) {
@@ -296,7 +297,7 @@
       },
       tip(ms, owner) {
         const [wide, merged] = groups(owner), parts = merged.get(Math.floor(ms / wide) * wide);
-        return stages.map((stage, k) => [`s-${stage}`, stage, number(parts ? parts[k] : 0)]);
+        return stages.map((stage, k) => [`s-${stage}`, STAGE_NAMES[stage], number(parts ? parts[k] : 0)]);
       },
     });
   }
@@ -313,10 +314,10 @@
   }
 
   function totalCharts() {
-    const { t, closed, taken, episodes, accounts } = data.totals;
+    const { t, closed, taken, deleveraged, episodes, accounts } = data.totals;
     const line = (name, colour, values) => ({ name, colour, t: t.length ? [0, ...t] : [], v: [0, ...values], shown: true });
     const options = { step: true, floor: 0, empty: "No account was liquidated.", tip: (entry, at) => [[entry.colour, entry.name, number(entry.v[at])]] };
-    lineChart("notional", [line("Closed by orders", "c0", closed), line("Taken over", "s-takeover", taken)], { ...options, title: "Notional" });
+    lineChart("notional", [line("Closed by orders", "c0", closed), line("Taken over", "s-takeover", taken), line("Deleveraged", "s-adl", deleveraged)], { ...options, title: "Notional" });
     lineChart("accounts", [line("Accounts", "c2", accounts), line("Liquidations", "c4", episodes)], { ...options, title: "Count" });
   }
 

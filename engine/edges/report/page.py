@@ -87,19 +87,20 @@ def body(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
                 "market",
                 "Prices and liquidations",
                 "Marks of the symbols with the most liquidations, each 100 at its first mark; below, on the same time "
-                "axis, the orders sent and the positions taken over.",
+                "axis, the orders sent and the positions taken over or auto-deleveraged.",
                 join((chart("prices", price_summary(recorder), 320), chart("bars", bar_summary(recorder), 170))),
             ),
             section(
                 "fund",
                 "Insurance fund",
-                "The balance after each step; pointing at a step shows what caused it.",
+                "The balance of its wallet after each step; pointing at a step shows what caused it. What positions "
+                "it took over gain or lose is not in the wallet until they are closed.",
                 join((fund_hosts, sections.fund_causes(recorder))),
             ),
             section(
                 "totals",
                 "Liquidated so far",
-                "Notional counts when an episode ends or its positions are taken over.",
+                "Notional closed by orders counts when its episode ends, the rest as it changes hands.",
                 Html(
                     f'<div class="two">{chart("notional", "Notional liquidated so far", 220)}'
                     f"{chart('accounts', 'Accounts liquidated so far', 220)}</div>"
@@ -174,7 +175,9 @@ def price_summary(recorder: RunRecorder) -> str:
 def bar_summary(recorder: RunRecorder) -> str:
     """Return the bar chart in words."""
     counts = {stage: sum(bar.counts[stage] for bar in recorder.stages.payloads) for stage in STAGES}
-    return "Orders and takeovers over time: " + ", ".join(f"{counts[stage]:,} {stage}" for stage in STAGES)
+    return "Orders, takeovers and deleveragings over time: " + ", ".join(
+        f"{counts[stage]:,} {stage}" for stage in STAGES
+    )
 
 
 def chart_data(recorder: RunRecorder) -> dict[str, Any]:
@@ -233,6 +236,7 @@ def totals(recorder: RunRecorder, base_ms: int) -> dict[str, Any]:
         "t": [point.ts // NS_PER_MS - base_ms for point in points],
         "closed": [digits(point.closed_notional) for point in points],
         "taken": [digits(point.taken_notional) for point in points],
+        "deleveraged": [digits(point.deleveraged_notional) for point in points],
         "episodes": [point.episodes for point in points],
         "accounts": [point.accounts for point in points],
     }

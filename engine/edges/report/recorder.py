@@ -57,7 +57,7 @@ class RunRecorder:
             "liquidation_held": self._on_held,
             "insurance_fund": self._on_fund,
             "bad_debt": self.episodes.on_follow_up,
-            "adl_wave": self.episodes.on_follow_up,
+            "adl_wave": self._on_wave,
             "adl_remaining": self.episodes.on_follow_up,
         }
 
@@ -71,13 +71,6 @@ class RunRecorder:
             self.last_ts = ts
             if self.first_ts == 0:
                 self.first_ts = ts
-
-    def on_liquidation_fill(self, symbol: str, notional: float, fee: float) -> None:
-        """Add a fill of a liquidation order; ``fee`` is taker and liquidation fee, as no output carries them."""
-        totals = self._symbol(symbol)
-        totals.fills += 1
-        totals.filled_notional += abs(notional)
-        totals.fees += fee
 
     def on_output(self, topic: str, body: Body) -> None:
         """Add one output record; a kind that the report does not show is counted."""
@@ -141,9 +134,19 @@ class RunRecorder:
             totals.takeovers += 1
             totals.taken_notional += notional
             taken_notional += notional
-        self.episodes.on_takeover(body, taken_notional)
+        self.episodes.on_handed_over(body, taken_notional, stage="takeover")
         self._note_stage(body["ts"], "takeover", taken_notional)
         self.total.taken_notional += taken_notional
+        self._note_totals(body["ts"])
+
+    def _on_wave(self, body: Body) -> None:
+        notional = self.notional(body["symbol"], body.get("taken_qty"))
+        totals = self._symbol(body["symbol"])
+        totals.waves += 1
+        totals.deleveraged_notional += notional
+        self.episodes.on_handed_over(body, notional, stage="adl")
+        self._note_stage(body["ts"], "adl", notional)
+        self.total.deleveraged_notional += notional
         self._note_totals(body["ts"])
 
     def _on_ended(self, body: Body) -> None:

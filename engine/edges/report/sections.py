@@ -207,28 +207,24 @@ def symbols(recorder: RunRecorder) -> Html:
     ranked = sorted(recorder.symbols.items(), key=lambda item: (-symbol_notional(item[1]), item[0]))
     if not ranked:
         return Html('<p class="note">No symbol saw a liquidation.</p>')
-    # A replay that feeds no fills must not look like one whose orders found no buyer.
-    were_fed = any(totals.fills for totals in recorder.symbols.values())
     columns = (
         "Symbol",
         "Orders",
         "Notional ordered",
-        "Fills",
-        "Notional filled",
-        "Fees",
         "Takeovers",
         "Notional taken over",
+        "ADL waves",
+        "Notional deleveraged",
     )
     rows = [
         (
             escape(symbol),
             exact(totals.orders),
             amount(totals.ordered_notional),
-            exact(totals.fills) if were_fed else DASH,
-            amount(totals.filled_notional) if were_fed else DASH,
-            amount(totals.fees) if were_fed else DASH,
             exact(totals.takeovers),
             amount(totals.taken_notional),
+            exact(totals.waves),
+            amount(totals.deleveraged_notional),
         )
         for symbol, totals in ranked[:SYMBOL_ROWS_MAX]
     ]
@@ -236,8 +232,8 @@ def symbols(recorder: RunRecorder) -> Html:
 
 
 def symbol_notional(totals: SymbolTotals) -> float:
-    """Return how much of a symbol was liquidated: filled and taken over, or ordered where no fills were fed."""
-    return max(totals.filled_notional, totals.ordered_notional) + totals.taken_notional
+    """Return how much of a symbol was ordered, taken over and deleveraged; an order sent again counts again."""
+    return totals.ordered_notional + totals.taken_notional + totals.deleveraged_notional
 
 
 def data_quality(recorder: RunRecorder, summary: dict[str, Any]) -> Html:

@@ -12,7 +12,7 @@ from engine.edges.report.markup import try_decimal
 # Two points per pixel column of a wide screen's chart is all that can be seen.
 POINTS_MAX = 600
 BARS_MAX = 240
-STAGES = ("full", "partial", "takeover")
+STAGES = ("full", "partial", "takeover", "adl")
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class PriceSeries:
 
 @dataclass(slots=True)
 class StageBar:
-    """Orders and takeovers of one bucket of time: how many and how much, by stage."""
+    """Orders, takeovers and ADL waves of one bucket of time: how many and how much, by stage."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     notionals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -86,6 +86,7 @@ class Totals:
     ts: int = 0
     closed_notional: float = 0.0
     taken_notional: float = 0.0
+    deleveraged_notional: float = 0.0
     episodes: int = 0
     accounts: int = 0
 
@@ -93,6 +94,7 @@ class Totals:
         """Merge a later bucket into this one: the later totals hold."""
         self.ts, self.episodes, self.accounts = later.ts, later.episodes, later.accounts
         self.closed_notional, self.taken_notional = later.closed_notional, later.taken_notional
+        self.deleveraged_notional = later.deleveraged_notional
 
 
 def totals_buckets() -> Buckets[Totals]:
@@ -170,9 +172,8 @@ class SymbolTotals:
     ordered_notional: float = 0.0
     takeovers: int = 0
     taken_notional: float = 0.0
-    fills: int = 0
-    filled_notional: float = 0.0
-    fees: float = 0.0
+    waves: int = 0
+    deleveraged_notional: float = 0.0
 
 
 def decimal_of(value: object) -> Decimal:
