@@ -166,9 +166,10 @@ def test_card_fills_in_the_formulas_with_the_numbers_of_the_decision():
     decision = {
         "equity": "9000.5",
         "maintenance_margin": "9250",
-        "target_buffer": "0.05",
-        "positions": [position | {"rate": "0.05", "deduction": "750"}],
-        "marks": {"BTCUSDT": {"price": "100000.5", "ts": START}},
+        "target": {"buffer": "0.05", "equity": "9712.5"},
+        "positions": [position | {"tier_rate": "0.05", "deduction": "750"}],
+        "marks": [{"symbol": "BTCUSDT", "price": "100000.5", "ts": START}],
+        "collateral": [{"asset": "FDUSD", "balance": "12", "weights": [["0", "0.95"], ["20000000", "0.8"]]}],
         "policy_version": 1234,
         "input": {"topic": "mark-prices", "partition": 0, "offset": 7654321},
     }
@@ -177,7 +178,10 @@ def test_card_fills_in_the_formulas_with_the_numbers_of_the_decision():
     assert "E 9,000.50 < MM 9,250.00 → liquidatable" in text
     # (1 + 0.05) x 9250 - 9000.5 = 712
     assert "D = (1 + 0.05) · 9,250.00 − 9,000.50 = 712.00 to be freed" in text
-    assert "200,000.00 × 0.05 − 750.00 = 9,250.00" in text
+    assert "MM of BTCUSDT = 200,000.00 × 0.05 − 750.00 = 9,250.00" in text
+    # 9250 / 9000.5, by the card's own two figures.
+    assert "102.7721%" in text
+    assert "0 → 0.95, 20,000,000 → 0.8" in text
     assert "100,000.5 2021-05-19 00:00:00" in text
     assert "offset 7654321" in text
     assert "98.5" in text
@@ -270,13 +274,30 @@ def test_notional_uses_the_mark_and_the_contract():
     assert recorder.notional("unknown", "2", "30") == 60.0
 
 
-def test_symbol_table_holds_orders_fills_and_fees():
+def test_symbol_table_holds_orders_takeovers_and_deleveragings():
     recorder = RunRecorder()
     recorder.on_mark("BTCUSDT", 1000.0, START)
     liquidate(recorder, "a", qty="2")
-    assert "BTCUSDT 1 2,000.00 – – – 0 0" in Reader(rendered(recorder)).text
-    recorder.on_liquidation_fill("BTCUSDT", -1999.5, 8.25)
-    assert "BTCUSDT 1 2,000.00 1 1,999.50 8.25 0 0" in Reader(rendered(recorder)).text
+    assert "BTCUSDT 1 2,000.00 0 0 0 0" in Reader(rendered(recorder)).text
+    ids = {"account": "a", "liquidation_id": "a/1"}
+    feed(recorder, "takeover", **ids, positions=[{"symbol": "BTCUSDT", "leg": "net", "qty": "-0.5", "price": "1"}])
+    # Two waves for what the fund could not take: of 1.25 needed 1 was found, and 0.25 later.
+    feed(recorder, "adl_wave", **ids, symbol="BTCUSDT", rule="queue", needed_qty="1.25", taken_qty="1")
+    feed(recorder, "adl_wave", **ids, symbol="BTCUSDT", rule="queue", needed_qty="0.25", taken_qty="0.25")
+    assert "BTCUSDT 1 2,000.00 1 500.00 2 1,250.00" in Reader(rendered(recorder)).text
+
+
+def test_a_deleveraged_account_counts_with_what_the_winners_took():
+    recorder = RunRecorder()
+    recorder.on_mark("BTCUSDT", 100.0, START)
+    ids = {"account": "bob", "liquidation_id": "bob/1"}
+    feed(recorder, "liquidation_started", **ids, equity="-50", maintenance_margin="10", cause="mark")
+    feed(recorder, "adl_wave", **ids, symbol="BTCUSDT", rule="queue", needed_qty="30", taken_qty="30")
+    feed(recorder, "liquidation_ended", **ids, outcome="deleveraged", closed_notional="0", cost="0")
+    (episode,) = recorder.episodes.largest()
+    assert (episode.notional, episode.stage) == (3000.0, "adl")
+    data = chart_data(rendered(recorder))
+    assert (data["totals"]["deleveraged"], data["bars"]["notionals"]["adl"]) == ([3000.0], [3000.0])
 
 
 def test_rejects_are_shown_by_reason_with_the_first_of_them():
@@ -299,7 +320,8 @@ def hostile_run():
     liquidate(recorder, HOSTILE, symbol=HOSTILE, decision=decision | {"plan": [[HOSTILE]]}, ended="5")
     feed(recorder, "liquidation_held", account=HOSTILE, reason=HOSTILE)
     feed(recorder, "insurance_fund", asset=HOSTILE, change="1", balance="1", cause=HOSTILE)
-    feed(recorder, "adl_wave", liquidation_id=f"{HOSTILE}/1", rule=HOSTILE, alternatives={HOSTILE: {HOSTILE: "1"}})
+    wave = {"symbol": HOSTILE, "rule": HOSTILE, "taken_qty": "1", "alternatives": {HOSTILE: {HOSTILE: "1"}}}
+    feed(recorder, "adl_wave", liquidation_id=f"{HOSTILE}/1", **wave)
     feed(recorder, "reject", topic="dead-letters", reason=HOSTILE, detail=HOSTILE, file=HOSTILE, line=1)
     hostile = {HOSTILE: "1"}
     summary = SUMMARY | {

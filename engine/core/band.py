@@ -4,14 +4,19 @@ A mark further than ``price_band`` from the last confirmed one is *unconfirmed*.
 one until the next mark of the symbol lies within the band of the unconfirmed one (confirmed) or of the confirmed one
 (discarded), or the mark's own index price lies within the band of it, or ``max_hold_ms`` have passed. Asset prices are
 guarded alike, but a source that names itself cannot confirm itself: one broken feed, however often it repeats a
-price, liquidates nobody.
+price, liquidates nobody. An asset with a ``redemption_floor`` counts at that floor until three sources have printed
+less; then what they say holds at once.
 """
 
 from __future__ import annotations
 
 from engine.core.book import Price
-from engine.core.params import Policy
+from engine.core.params import Asset, Policy
 from engine.units import PPM
+
+# What an issuer redeems at par cannot be worth much less for long: USDC stood at 0.65 on one venue in October 2025 and
+# at 0.87 everywhere in March 2023. One or two sources can share a feed; three seldom do.
+REDEMPTION_SOURCES = 3
 
 
 def is_within(price: int, reference: int, band_ppm: int) -> bool:
@@ -41,3 +46,19 @@ def keep_pending(known: Price, value: int, ts: int, clock: int, source: str | No
     if known.pending == 0:
         known.pending_since = clock
     known.pending, known.pending_ts, known.pending_source = value, ts, source
+
+
+def doubters_after(known: Price, asset: Asset, value: int, source: str | None) -> frozenset[str]:
+    """Return the sources whose latest price lies below the asset's redemption floor, this one taken in."""
+    floor, name = asset.redemption_floor_units, source or ""
+    if floor is None:
+        return frozenset()
+    return known.doubters | {name} if value < floor else known.doubters - {name}
+
+
+def redeemable(asset: Asset, value: int, doubters: frozenset[str]) -> int:
+    """Return the price an asset counts at: its redemption floor, until enough sources say that it is worth less."""
+    floor = asset.redemption_floor_units
+    if floor is None or value >= floor or len(doubters) >= REDEMPTION_SOURCES:
+        return value
+    return floor

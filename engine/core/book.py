@@ -99,7 +99,7 @@ class Price:
     """A mark or an asset price: value in steps (0: unknown), time, and whether the log has shown it yet.
 
     ``pending`` is an unconfirmed price (0: none) with its time, its source, and the clock when the wait for a
-    confirmation began; see ``band.py``.
+    confirmation began; ``doubters`` are the sources whose latest price lies below the redemption floor (``band.py``).
     """
 
     value: int = 0
@@ -109,6 +109,7 @@ class Price:
     pending_ts: int = 0
     pending_source: str | None = None
     pending_since: int = 0
+    doubters: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

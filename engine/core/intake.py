@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from engine.core import ledger
-from engine.core.band import is_confirmed, keep_pending
+from engine.core.band import REDEMPTION_SOURCES, doubters_after, is_confirmed, keep_pending, redeemable
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, LONG, NET, SHORT, Book
 from engine.core.control import apply_params, apply_pause
 from engine.core.events import (
@@ -178,10 +178,14 @@ def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
     units = scaled_half_even(event.price, UNIT_DECIMALS)
     if units <= 0:
         return Refusal("out_of_range", f"price {format_number(event.price)} is 0 at {UNIT_DECIMALS} decimals")
+    doubters = doubters_after(price, book.assets[asset], units, event.source)
+    is_depegged = len(doubters) >= REDEMPTION_SOURCES
+    units = redeemable(book.assets[asset], units, doubters)
     if asset_price_overflows(book, asset, units):
         return Refusal("overflow", f"at {format_number(event.price)} the largest balance leaves 64 bits")
-    if is_confirmed(price, units, book.policy, source=event.source):
+    if is_depegged or is_confirmed(price, units, book.policy, source=event.source):
         before = replace(price)
+        price.doubters = doubters
         book.set_asset_price(asset, units, event.ts, is_seen=True)
         rows = try_reprice_asset(book, asset)
         if rows is None:
@@ -190,6 +194,7 @@ def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
         shard.advance(event.ts)
         return Applied("mark", rows)
     shard.advance(event.ts)
+    price.doubters = doubters
     keep_pending(price, units, event.ts, shard.clock, event.source)
     book.set_asset_price_seen(asset)
     shard.set_symbol_timer(event.asset, price.pending_since + book.policy.max_hold_ms * NS_PER_MS)

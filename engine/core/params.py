@@ -72,7 +72,8 @@ class Asset:
     """A collateral or settlement asset.
 
     ``price_units`` is a fixed price in the valuation currency, or None where prices come from the log.
-    ``weights`` are slices (floor in valuation units, weight in ppm) of the value of a positive balance.
+    ``weights`` are slices (floor in valuation units, weight in ppm) of the value of a positive balance. Below
+    ``redemption_floor_units`` (None: none) a price is only believed once several sources have printed it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Asset:
     price_units: int | None = None
     weights: tuple[tuple[int, int], ...] = ((0, PPM),)
     slippage_ppm: int = 0
+    redemption_floor_units: int | None = None
 
     @property
     def step_units(self) -> int:
@@ -305,6 +307,7 @@ ASSET_FIELDS: dict[str, tuple[str, Parser]] = {
     "price": ("price_units", optional(scaled(UNIT_DECIMALS, 0, 10**9 * UNIT, low_open=True))),
     "weights": ("weights", parse_weights),
     "slippage": ("slippage_ppm", scaled(PPM_DECIMALS, 0, PPM, high_open=True)),
+    "redemption_floor": ("redemption_floor_units", optional(scaled(UNIT_DECIMALS, 0, 10**9 * UNIT, low_open=True))),
 }
 
 INSTRUMENT_FIELDS: dict[str, tuple[str, Parser]] = {

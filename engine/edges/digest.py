@@ -49,7 +49,8 @@ def state_document(shard: Shard) -> dict[str, Any]:
 
 def price_document(price: Price) -> list[Any]:
     """Return a price with what waits for confirmation."""
-    return [price.value, price.ts, price.is_seen, price.pending, price.pending_ts, price.pending_source]
+    waiting = [price.pending, price.pending_ts, price.pending_source, price.pending_since]
+    return [price.value, price.ts, price.is_seen, *waiting, sorted(price.doubters)]
 
 
 def episode_document(episode: Episode) -> dict[str, Any]:

@@ -7,8 +7,8 @@ refills with the symbol's next mark, and a further attempt on the same position 
 up - waits for it. Collateral is converted at ``P / P_for x (1 - slippage)``.
 
 ``impact``: as ``book``, and what was filled moves the later marks of its symbol by ``impact x sqrt(flow / depth)``,
-sold down and bought up, where the flow (net notional filled) halves every ``impact_half_life_s``. So a replay can show a
-cascade: liquidations that cause liquidations.
+sold down and bought up, where the flow (net notional filled) halves every ``impact_half_life_s``. So a replay can show
+a cascade: liquidations that cause liquidations.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def run_messages(
             started_s = time.perf_counter()
             outputs = machine.apply(batch)
             timing.note(time.perf_counter() - started_s, len(batch))
-            record_marks(recorder, batch)
+            record_marks(recorder, options.risk, batch)
             writer.write(outputs)
             progress.update(shard.counters.messages, shard.counters.liquidations)
     ledger.check_conservation(shard.book)
@@ -133,11 +133,11 @@ def run_messages(
     return result
 
 
-def record_marks(recorder: RunRecorder, batch: Iterable[Message]) -> None:
-    """Show the report the prices of a batch."""
+def record_marks(recorder: RunRecorder, risk: Risk, batch: Iterable[Message]) -> None:
+    """Show the report the prices of a batch, as the log has them."""
     for message in batch:
         event = message.event
-        if isinstance(event, Mark):
+        if isinstance(event, Mark) and event.symbol in risk.instruments:
             mantissa, places = event.price
             recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
 
