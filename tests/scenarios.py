@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from engine.core import ledger
@@ -32,8 +31,6 @@ from engine.edges.codec import decode, encode
 from engine.edges.digest import state_document
 from engine.edges.venue import BookVenue
 from engine.units import format_scaled, format_units
-
-REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "real"
 
 START_NS = 1_722_816_000_000_000_000
 MS = 1_000_000
@@ -159,6 +156,12 @@ def control(kind: str, **fields: Any) -> Body:
     return {"type": kind, **fields}
 
 
+def own_id(body: Body, text: str) -> Body:
+    """The id field that a message of this type has, if it has one."""
+    names = {"fill": "fill_id", "transfer": "transfer_id", "conversion": "conversion_id"}
+    return {names[body["type"]]: text} if body["type"] in names else {}
+
+
 # -------------------------------------------------------------------------------------------------------------- desk
 
 
@@ -214,9 +217,7 @@ class Desk:
     def complete(self, body: Body) -> Body:
         """Return a message with ts and id, if it has none of its own."""
         self.now += MS
-        names = {"fill": "fill_id", "transfer": "transfer_id", "conversion": "conversion_id"}
-        own_id = {names[body["type"]]: f"id-{self.line + 1}"} if body["type"] in names else {}
-        return {**own_id, "ts": self.now, **body}
+        return {**own_id(body, f"id-{self.line + 1}"), "ts": self.now, **body}
 
     def wait(self, ms: int) -> None:
         """Let the desk's time pass; the engine hears of it with the next message."""
@@ -258,7 +259,8 @@ class Desk:
         reprice_all(book)
         assert (running == book.state[: len(book.accounts)]).all(), "running sums differ from a full recount"
         for row, account in enumerate(book.accounts):
-            if not account.startswith("$") and book.is_priced(row) and is_row_liquidatable(book, row):
+            is_judged = not account.startswith("$") and book.is_priced(row) and book.is_warm(row)
+            if is_judged and is_row_liquidatable(book, row):
                 assert row in shard.episodes or row in shard.holds, f"{account} is forgotten"
         for row, episode in shard.episodes.items():
             assert episode.orders or row in shard.holds or row in shard.stuck, f"{book.accounts[row]} waits for nothing"

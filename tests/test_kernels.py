@@ -500,7 +500,7 @@ def test_repriced_wallets_name_the_rows_in_need_and_skip_empty_ones(number):
 
 @pytest.mark.parametrize(("equity", "found"), [(INT64_MAX - 100, 0), (INT64_MAX - 99, -1)])
 def test_reprice_says_when_a_sum_leaves_64_bits(equity, found):
-    # One contract bought for 100 is worth 200 now: equity grows by 100 and ends on the last number there is, or past it.
+    # One contract bought for 100 is worth 200 now: equity grows by 100, to the last number there is or past it.
     listing = listed(Contract(False, 1, 1))
     rule, touched = np.array([0, 800_000, 750_000], dtype=np.int64), np.zeros(4, dtype=np.int64)
     state = np.zeros((1, reprice.STATE_COLUMNS), dtype=np.int64)
@@ -539,7 +539,9 @@ def test_rows_that_wait_for_a_price_are_counted_once_a_position_and_once_a_balan
         holders = np.zeros((12, reprice.HOLDER_COLUMNS), dtype=np.int64)
         holders[:, reprice.ROW] = [random.randrange(rows) for _ in range(12)]
         balances = np.array([random.choice((0, -5, 5)) for _ in range(rows)], dtype=np.int64)
-        state = np.array([[random.randrange(9) for _ in range(reprice.STATE_COLUMNS)] for _ in range(rows)], dtype=np.int64)
+        state = np.array(
+            [[random.randrange(9) for _ in range(reprice.STATE_COLUMNS)] for _ in range(rows)], dtype=np.int64
+        )
         column, change = random.choice((reprice.UNPRICED, reprice.COLD)), random.choice((-1, 1))
         count, wallets = random.randrange(13), random.randrange(rows + 1)
         expected = state.copy()
@@ -625,10 +627,24 @@ def test_liquidation_level_is_the_nearest_edge_of_all_prices(is_whole):
     assert found_edges > 1_000
 
 
-def test_convex_margin_leaves_one_stretch_of_healthy_prices():
-    # The search for marginal tiers rests on this; whole tiers break it, which the cases above must include.
+@pytest.mark.parametrize(("size", "num", "den"), [(1, 1, 10), (3, 1, 10), (999, 1, 10_000), (5, 3, 10**8), (7, 1, 1)])
+def test_bounds_of_a_small_position_leave_room_for_every_price(size, num, den):
+    # A few steps of a contract with a fine multiplier meet the bound of 4e18 only at prices that no mark can have.
+    listing = listed(Contract(False, num, den))
+    low, high = levels.price_bounds(np.array([[size, 0]], dtype=np.int64), listing.spec, UNIT, 1)
+    assert low == 1
+    assert 10**15 <= high <= POSITION_MAX
+    assert listing.contract.notional(size, int(high))[0] <= POSITION_MAX * den
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["marginal", "whole"])
+def test_levels_are_drawn_where_healthy_prices_fall_into_several_stretches(is_whole):
+    # Marginal margin is convex, so that healthy prices hang together - but for a first tier that needs no margin,
+    # where an account without equity counts as healthy. Whole tiers jump, and may leave gaps anywhere.
     random = Random(f"{SEED} stretches")
-    marginal = [twins.healthy_runs(frozen.verdicts()) for frozen in islice(frozen_rows(random, is_whole=False), 500)]
-    whole = [twins.healthy_runs(frozen.verdicts()) for frozen in islice(frozen_rows(random, is_whole=True), 500)]
-    assert max(marginal) == 1
-    assert max(whole) > 1
+    counts = [
+        (twins.healthy_runs(frozen.verdicts()), frozen.listing.contract.tiers[0][1] == 0 and frozen.rest[1] == 0)
+        for frozen in islice(frozen_rows(random, is_whole=is_whole), 1_000)
+    ]
+    assert max(runs for runs, is_free in counts if is_free) > 1
+    assert (max(runs for runs, is_free in counts if not is_free) > 1) == is_whole

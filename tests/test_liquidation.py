@@ -414,6 +414,16 @@ def test_fill_that_names_the_order_of_another_account_is_an_ordinary_fill():
     assert (desk.qty("alice"), desk.qty("bob"), desk.wallet("bob")) == ("10", "-10", "100")
 
 
+def test_fill_on_the_other_side_that_names_the_order_is_an_ordinary_fill():
+    desk = alice_long(instruments={"BTCUSDT": {"liquidation_fee": "0.001"}})
+    order = ordered(desk)
+    assert desk.tell(answer({**order, "side": "buy"}, "1", "98.9")) == []
+    assert (desk.qty("alice"), desk.wallet("$insurance")) == ("11", "0")
+    # The order is in flight for all of its ten.
+    (second,) = of(desk.tell(answer(order, "10", "98.9")), "insurance_fund")
+    assert second["change"] == "0.989"
+
+
 def test_fill_repeated_with_its_id_is_counted_and_changes_nothing():
     desk = alice_long()
     fill = answer(ordered(desk), "4", "98.9", fill_id="f-1")
@@ -428,31 +438,27 @@ def test_fill_repeated_with_its_id_is_counted_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("price", "fee", "taken", "left"),
+    ("price", "fee", "taken", "left", "deficit"),
     [
         # 0.5 % of 988 is 4.94; 20 - 12 = 8 are there.
-        ("98.8", "0", "4.94", "3.06"),
+        ("98.8", "0", ["4.94"], "3.06", []),
         # 0.5 % of 984 is 4.92, and 20 - 16 = 4 are there.
-        ("98.4", "0", "4", "0"),
+        ("98.4", "0", ["4"], "0", []),
         # The venue's own fee goes first.
-        ("98.4", "3.5", "0.5", "0"),
-        ("98.4", "4", None, "0"),
-        ("98.4", "4.00000001", None, "-0.00000001"),
+        ("98.4", "3.5", ["0.5"], "0", []),
+        ("98.4", "4", [], "0", []),
+        # A hundred-millionth short is a loss, and no fee makes it larger.
+        ("98.4", "4.00000001", [], "0", ["0.00000001"]),
     ],
 )
-def test_liquidation_fee_never_takes_more_than_is_there(price, fee, taken, left):
+def test_liquidation_fee_never_takes_more_than_is_there(price, fee, taken, left, deficit):
     desk = alice_long(instruments={"BTCUSDT": {"liquidation_fee": "0.005"}})
-    # 9.9 of the position at first, so that what is left after the fill is seen before debts are settled.
-    order = ordered(desk)
-    outputs = desk.tell({**answer(order, "10", price), "fee": fee})
-    charges = [pick(body, "asset change balance cause account liquidation_id") for body in outputs if taken][:1]
-    assert charges == ([("USDT", taken, taken, "liquidation_fee", "alice", "alice/1")] if taken else [])
-    paid = [body for body in of(outputs, "insurance_fund") if body["cause"] == "liquidation_fee"]
-    assert len(paid) == (taken is not None)
-    (ended,) = of(outputs, "liquidation_ended")
-    assert ended["equity"] == ("0" if left.startswith("-") else left)
-    # A hundred-millionth short: nobody pays it but the fund or the loss account.
-    assert [debt["deficit"] for debt in of(outputs, "bad_debt")] == ([left[1:]] if left.startswith("-") else [])
+    outputs = desk.tell(answer(ordered(desk), "10", price, fee=fee))
+    assert [
+        pick(body, "asset change balance cause account liquidation_id") for body in of(outputs, "insurance_fund")
+    ] == [("USDT", amount, amount, "liquidation_fee", "alice", "alice/1") for amount in taken]
+    assert [debt["deficit"] for debt in of(outputs, "bad_debt")] == deficit
+    assert one(outputs, "liquidation_ended")["equity"] == left
 
 
 def test_liquidation_fee_of_a_fill_in_parts_is_taken_each_time():

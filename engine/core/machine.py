@@ -41,6 +41,8 @@ class Machine:
         shard.counters.messages += 1
         shard.origin = message.origin
         event = message.event
+        if isinstance(event, Ignored | Reject):
+            shard.future = None
         if isinstance(event, Ignored):
             shard.counters.ignored += 1
             return

@@ -292,10 +292,9 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
             continue
         equity = book.equity(row)
         lots = abs(size) // instrument.lot_steps
-        # One unit of equity is kept back for the cash that rounding may add.
-        lots_max = lots if loss <= 0 else min(lots, (equity - 1) * loss_lots // loss)
-        if has_haircut:
-            lots_max = lots_within_equity(book, share, row, leg, lots_max)
+        lots_max = lots
+        if has_haircut or loss * lots > equity * loss_lots:
+            lots_max = lots_within_equity(book, share, row, leg, lots)
         if lots_max <= 0:
             continue
         winner = Winner(
@@ -319,8 +318,8 @@ def lots_within_equity(book: Book, share: Share, row: int, leg: int, lots: int) 
     """Return how many of ``lots`` a winner can close with E >= 0 after.
 
     Where the settlement asset has a haircut, a close costs more than its loss: profit that counted in full becomes a
-    balance that counts at its weight. The equity after k lots is computed exactly; it falls with k up to roundings, so
-    halving finds the largest and the last steps make sure.
+    balance that counts at its weight. The equity after k lots is computed exactly, and falls with k, so halving finds
+    the largest.
     """
     symbol, asset = share.symbol, book.settle[share.symbol]
     held, cost = book.position(row, symbol, leg)
@@ -339,7 +338,7 @@ def lots_within_equity(book: Book, share: Share, row: int, leg: int, lots: int) 
     low, high = 0, lots
     while low < high:
         middle = (low + high + 1) // 2
-        if after(middle) > 0:
+        if after(middle) >= 0:
             low = middle
         else:
             high = middle - 1

@@ -15,7 +15,8 @@ def dump_book(shard: Shard) -> dict[str, Any]:
     """Return the shard's book in the form of a book file.
 
     Beyond what a hand-written book has: ``$`` accounts, the ``cost`` of every position, ``transfers`` (all that came
-    from outside, per asset) and ``episodes`` (so that liquidation ids go on where they stopped).
+    from outside, per asset) and ``episodes`` (how many each account and bucket had, the cross row under an empty name:
+    liquidation ids go on where they stopped).
     """
     book = shard.book
     names = sorted({*book.accounts, *book.system})
@@ -29,10 +30,9 @@ def dump_book(shard: Shard) -> dict[str, Any]:
         for asset, price in zip(book.assets, book.asset_prices, strict=True)
         if price.value
     }
-    episodes = {
-        f"{book.accounts[row]}/{book.buckets[row]}" if book.buckets[row] else book.accounts[row]: count
-        for row, count in shard.episode_counts.items()
-    }
+    episodes: dict[str, dict[str, int]] = {}
+    for row in sorted(shard.episode_counts, key=lambda row: (book.accounts[row], book.buckets[row])):
+        episodes.setdefault(book.accounts[row], {})[book.buckets[row]] = shard.episode_counts[row]
     return {
         "accounts": [dump_system(book, name) if name in book.system else dump_account(book, name) for name in names],
         "marks": dict(sorted(marks.items())),
@@ -40,7 +40,7 @@ def dump_book(shard: Shard) -> dict[str, Any]:
         "insurance": {},
         "ts": book.clock or 0,
         "transfers": named_amounts(book, book.transfers),
-        "episodes": dict(sorted(episodes.items())),
+        "episodes": episodes,
     }
 
 

@@ -7,7 +7,7 @@ wrote (``book_dump.py``) carries exact costs and the ``$`` accounts, and loads a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,14 +38,18 @@ _POSITION_KEYS = ("symbol", "qty", "entry_price", "cost", "leg", "isolated", "ma
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the file a value stands, for the error that names it."""
+    """Where in the file a value stands, for the error that names it.
+
+    ``is_exact`` marks a book that the engine wrote: realised profit has 8 decimals whatever its asset's ``decimals``.
+    """
 
     file: str
     path: str
+    is_exact: bool = False
 
     def at(self, part: str) -> Place:
         """Return a place further down."""
-        return Place(self.file, f"{self.path}.{part}" if self.path else part)
+        return replace(self, path=f"{self.path}.{part}" if self.path else part)
 
     def fail(self, value: object, rule: str) -> NoReturn:
         """Raise InputError with file, place, value and rule."""
@@ -79,8 +83,9 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def load_document(shard: Shard, document: Any, file: str) -> None:
     """Load a parsed book; see ``load_book``."""
-    place, book = Place(file, ""), shard.book
-    fields = as_object(document, place)
+    book = shard.book
+    fields = as_object(document, Place(file, ""))
+    place = Place(file, "", is_exact="transfers" in fields)
     check_keys(fields, _TOP_KEYS, place)
     ts = fields.get("ts", 0)
     if isinstance(ts, bool) or not isinstance(ts, int) or not 0 <= ts <= INT64_MAX:
@@ -91,7 +96,7 @@ def load_document(shard: Shard, document: Any, file: str) -> None:
     for name, value in as_object(fields.get("insurance", {}), place.at("insurance")).items():
         spot = place.at(f"insurance.{name}")
         asset = asset_named(book, name, spot)
-        add_balance(book, INSURANCE_ROW, asset, money(value, spot, UNIT_DECIMALS), spot)
+        add_balance(book, INSURANCE_ROW, asset, balance_units(book, asset, value, spot), spot)
     clearing: tuple[dict[str, Any], Place] | None = None
     seen: set[str] = set()
     for index, value in enumerate(as_list(fields.get("accounts", []), place.at("accounts"))):
@@ -148,11 +153,12 @@ def load_account(book: Book, fields: dict[str, Any], seen: set[str], place: Plac
     row = book.open_row(account, CROSS)
     for asset_name, value in as_object(fields.get("balances", {}), place.at("balances")).items():
         spot = place.at(f"balances.{asset_name}")
-        add_balance(book, row, asset_named(book, asset_name, spot), money(value, spot, UNIT_DECIMALS), spot)
+        asset = asset_named(book, asset_name, spot)
+        add_balance(book, row, asset, balance_units(book, asset, value, spot), spot)
     for symbol_name, value in as_object(fields.get("buckets", {}), place.at("buckets")).items():
         spot = place.at(f"buckets.{symbol_name}")
         symbol = symbol_named(book, symbol_name, spot)
-        amount = money(value, spot, UNIT_DECIMALS)
+        amount = balance_units(book, book.settle[symbol], value, spot)
         add_balance(book, book.open_row(account, symbol_name), book.settle[symbol], amount, spot)
     positions = as_list(fields.get("positions", []), place.at("positions"))
     entries = [as_object(entry, place.at(f"positions[{index}]")) for index, entry in enumerate(positions)]
@@ -172,7 +178,7 @@ def load_position(book: Book, account: str, entry: dict[str, Any], entries: list
     if not isinstance(isolated, bool):
         place.at("isolated").fail(isolated, "must be true or false")
     row = book.open_row(account, instrument.symbol if isolated else CROSS)
-    margin = money(entry.get("margin", 0), place.at("margin"), UNIT_DECIMALS)
+    margin = balance_units(book, book.settle[symbol], entry.get("margin", 0), place.at("margin"))
     if margin and not isolated:
         place.at("margin").fail(entry["margin"], "only an isolated position has a margin of its own")
     if isolated and account == INSURANCE:
@@ -245,6 +251,8 @@ def position_cost(instrument: Instrument, entry: dict[str, Any], size: int, plac
 
 def load_system_account(book: Book, account: str, fields: dict[str, Any], place: Place) -> None:
     """Load the balances of ``$fees``, ``$clearing`` or ``$bad_debt``, as a book written by the engine has them."""
+    if account != CLEARING and as_list(fields.get("positions", []), place.at("positions")):
+        place.at("positions").fail(fields["positions"], f"{account} holds no positions")
     for name, value in as_object(fields.get("balances", {}), place.at("balances")).items():
         spot = place.at(f"balances.{name}")
         ledger.load_system_balance(book, account, asset_named(book, name, spot), money(value, spot, UNIT_DECIMALS))
@@ -270,14 +278,14 @@ def load_history(shard: Shard, fields: dict[str, Any], place: Place) -> None:
         found = book.transfers[asset_named(book, name, spot)]
         if money(value, spot, UNIT_DECIMALS) != found:
             spot.fail(value, f"the balances and costs of the file add up to {format_units(found)}")
-    for key, count in as_object(fields.get("episodes", {}), place.at("episodes")).items():
-        account, _, bucket = key.rpartition("/")
-        row = book.row_index.get((key, CROSS))
-        if row is None and bucket in book.symbol_index and (account, CROSS) in book.row_index:
-            row = book.open_row(account, bucket)
-        if row is None or isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            place.at(f"episodes.{key}").fail(count, "must be a number of episodes of an account in the file")
-        shard.episode_counts[row] = count
+    for account, counts in as_object(fields.get("episodes", {}), place.at("episodes")).items():
+        for bucket, count in as_object(counts, place.at(f"episodes.{account}")).items():
+            spot = place.at(f"episodes.{account}.{bucket}")
+            if (account, CROSS) not in book.row_index or (bucket != CROSS and bucket not in book.symbol_index):
+                spot.fail(count, "must name an account of the file, and a bucket of it")
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                spot.fail(count, "must be a number of episodes")
+            shard.episode_counts[book.open_row(account, bucket)] = count
 
 
 def check_keys(fields: dict[str, Any], known: tuple[str, ...], place: Place) -> None:
@@ -309,6 +317,11 @@ def number(value: Any, place: Place) -> Number:
     if result is None:
         place.fail(value, "must be a decimal string such as '60000.10', or an integer")
     return result
+
+
+def balance_units(book: Book, asset: int, value: Any, place: Place) -> int:
+    """Return a balance in units; a hand-written one has at most the decimals of its asset."""
+    return money(value, place, UNIT_DECIMALS if place.is_exact else book.assets[asset].decimals)
 
 
 def money(value: Any, place: Place, decimals: int) -> int:

@@ -132,16 +132,15 @@ class Orders:
                 )
                 self.latest[key] = entry["ts"]
 
-    def settlement_slack(self, takeovers: list[Body]) -> int:
+    def settlement_slack(self, symbols: set[str]) -> int:
         """Return how many valuation units a takeover may leave: none, or less than a unit of a dearer asset is worth.
 
         Its price is that of the last decision; twice that allows for a rise since. Any for an unknown contract.
         """
-        symbols = {entry["symbol"] for takeover in takeovers for entry in takeover["positions"]}
-        settles = [self.contracts[symbol]["settle"] if symbol in self.contracts else None for symbol in symbols]
-        if not settles or None in settles:
+        if not symbols <= self.contracts.keys():
             return UNKNOWN
-        return max(0 if self.prices[settle] == 1 else ceil(2 * self.prices[settle]) for settle in settles if settle)
+        prices = [self.prices[self.contracts[symbol]["settle"]] for symbol in symbols]
+        return max(0 if price == 1 else ceil(2 * price) for price in prices)
 
 
 # More than any account can hold, in units.

@@ -41,7 +41,8 @@ class Episode:
     takeovers: list[Body] = field(default_factory=list)
     deleveraged: bool = False
     remaining: bool = False
-    # Whether collateral was sold, or a debt paid for it, after its positions were gone: equity moves then.
+    # What changed hands, and whether orders or a debt paid for it moved the equity since.
+    handed_over: set[str] = field(default_factory=set)
     settled: bool = False
     wave: list[Body] = field(default_factory=list)
     fund_paid: dict[str, Fraction] = field(default_factory=dict)
@@ -146,15 +147,17 @@ class Trail:
         yield from self.in_episode(body, row)
         episode = self.episodes[row]
         episode.orders += 1
-        episode.settled |= body["type"] == "collateral_sale"
+        episode.settled = True
         yield from compare("order_id", body["order_id"], f"{body['liquidation_id']}/{episode.orders}")
         yield from self.orders.take(body, started=episode.started, version=self.version)
 
     def takeover(self, body: Body, row: Row) -> Iterator[Finding]:
         """Yield what is wrong with the positions that the fund took."""
         yield from self.in_episode(body, row)
-        self.episodes[row].takeovers.append(body)
-        self.episodes[row].settled = False
+        episode = self.episodes[row]
+        episode.takeovers.append(body)
+        episode.handed_over |= {entry["symbol"] for entry in body["positions"]}
+        episode.settled = False
         yield from demand("positions", body["positions"], "at least one", holds=bool(body["positions"]))
         for index, entry in enumerate(body["positions"]):
             yield from self.exact_price(f"positions[{index}].", entry)
@@ -185,6 +188,7 @@ class Trail:
             episode.remaining = True
             return
         episode.deleveraged = True
+        episode.handed_over.add(body["symbol"])
         if body["type"] == "adl":
             episode.wave.append(body)
             yield from self.exact_price("", body)
@@ -220,7 +224,7 @@ class Trail:
         yield from demand("closed_notional", body["closed_notional"], "0 without an order", holds=is_traded)
         self.closed_notional += closed
         if body["outcome"] in ("taken_over", "deleveraged") and not episode.settled:
-            slack = self.orders.settlement_slack(episode.takeovers)
+            slack = self.orders.settlement_slack(episode.handed_over)
             yield from demand("equity", body["equity"], "zero after a takeover", holds=equity * UNIT <= slack)
         if len(episode.takeovers) == 1 and not episode.remaining and body["outcome"] != "healthy":
             lost = max(-amount(episode.takeovers[0]["equity_before"]), Fraction(0))

@@ -1,0 +1,1 @@
+"""What the engine costs, measured beside what one would write without it: ``python -m benchmarks``."""

@@ -1,0 +1,221 @@
+"""Run simulated markets: ``python -m tests.simulation.run [SEED ...]`` prints what a seed breaks, with its shrunk plan.
+
+A run goes twice over its messages: once one by one under the judge, while the generator looks on and makes the next;
+then once more in batches of seven through a plain shard, which must give the same outputs and state. The book it leaves
+must load again to the same book.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from engine.core.events import Ignored, Message, Origin, Output
+from engine.core.machine import Machine
+from engine.core.params import Risk, build_asset, build_instrument, build_policy
+from engine.core.shard import Shard
+from engine.edges.book_dump import dump_book
+from engine.edges.bookfile import load_document
+from engine.edges.codec import decode, encode
+from engine.edges.digest import state_document, state_hash
+from engine.edges.venue import BookVenue
+from engine.errors import LiqEngineError
+from tests.simulation.invariants import Broken, HeardVenue, Judge, WatchedShard, parse, watching
+from tests.simulation.market import Market
+from tests.simulation.oracle import Document, Oracle
+from tests.simulation.plan import Plan, plan_text, save_plan, shrink
+
+LOG = "plan.jsonl"
+BATCH = 7
+EVENTS = 250
+# What a bug of the engine or a broken law raises; anything else (memory, an interrupt) ends the run.
+BREAKS = (AssertionError, LiqEngineError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+
+
+@dataclass
+class Result:
+    """What became of one run."""
+
+    plan: Plan
+    checks: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    law: str | None = None
+    detail: str = ""
+
+
+def risk_of(document: Document) -> Risk:
+    """Return the risk parameters of a plan."""
+    return Risk(
+        policy=build_policy(document["policy"]),
+        assets={name: build_asset(name, fields) for name, fields in document["assets"].items()},
+        instruments={name: build_instrument(name, fields) for name, fields in document["instruments"].items()},
+    )
+
+
+def message_of(line: bytes, number: int) -> Message:
+    """Return a line of a plan as the machine takes it."""
+    return Message(Origin(LOG, -1, number), decode(line) or Ignored("blank"), line)
+
+
+class Simulation:
+    """One market under the judge."""
+
+    def __init__(self, plan: Plan) -> None:
+        venue = HeardVenue() if plan.venue == "book" else None
+        self.shard = WatchedShard(risk_of(plan.risk), venue=venue)
+        if plan.book is not None:
+            load_document(self.shard, plan.book, "plan")
+        self.judge = Judge(self.shard, Oracle(self.shard.book, plan.risk))
+        self.shard.judge = self.judge
+        if venue is not None:
+            venue.judge = self.judge
+        self.machine = Machine(self.shard)
+        self.plan = plan
+        self.outputs: list[Output] = []
+
+    def tell(self, line: bytes) -> list[Output]:
+        """Apply one message and check every law; return what it caused."""
+        judge, counters = self.judge, self.shard.counters
+        judge.before()
+        judge.expect(parse(line))
+        event = message_of(line, len(self.plan.lines) + 1)
+        self.plan.lines.append(line)
+        before = counters.accepted, counters.duplicates, counters.ignored
+        state = None if judge.messages % judge.every else state_document(self.shard)
+        with watching(judge):
+            outputs = self.machine.apply([event])
+        after = counters.accepted, counters.duplicates, counters.ignored
+        verdict = ("accepted", "duplicate", "ignored", "rejected")[
+            next((index for index in range(3) if after[index] != before[index]), 3)
+        ]
+        judge.learn(verdict)
+        judge.after()
+        if verdict != "accepted":
+            rejects = [output.body["type"] for output in outputs]
+            judge.law("refusals are told", rejects == ["reject"] * (verdict == "rejected"), (verdict, rejects))
+            if state is not None:
+                left = state_document(self.shard)
+                judge.law("refusals change nothing", {**state, "seq": 0} == {**left, "seq": 0}, (verdict, line))
+        self.outputs += outputs
+        return outputs
+
+    def finish(self) -> None:
+        """Check what must hold of the run as a whole."""
+        judge, shard = self.judge, self.shard
+        for row in range(len(shard.book.accounts)):
+            judge.check_figures(row) if row else None
+        dump = json.loads(encode(dump_book(shard)))
+        judge.law("a book loads again", reload(shard, dump) == dump, "the book it dumps is another")
+        plain = Shard(risk_of(self.plan.risk), venue=BookVenue() if self.plan.venue == "book" else None)
+        if self.plan.book is not None:
+            load_document(plain, self.plan.book, "plan")
+        machine, outputs = Machine(plain), []
+        messages = [message_of(line, number) for number, line in enumerate(self.plan.lines, start=1)]
+        for start in range(0, len(messages), BATCH):
+            outputs += machine.apply(messages[start : start + BATCH])
+        judge.law("batches change no output", outputs == self.outputs, first_difference(outputs, self.outputs))
+        judge.law("batches change no state", state_hash(plain) == state_hash(shard), "another state hash")
+
+
+def reload(shard: Shard, dump: Document) -> Document:
+    """Return the dump of a shard that has loaded a dump, under the parameters now in force."""
+    book = shard.book
+    risk = Risk(
+        policy=book.policy,
+        assets={asset.name: asset for asset in book.assets},
+        instruments={instrument.symbol: instrument for instrument in book.instruments},
+    )
+    again = Shard(risk)
+    load_document(again, dump, "dump")
+    document: Document = json.loads(encode(dump_book(again)))
+    return document
+
+
+def first_difference(found: list[Output], expected: list[Output]) -> object:
+    """Return the first pair of outputs that differ."""
+    pairs = zip(found, expected, strict=False)
+    return next((pair for pair in pairs if pair[0] != pair[1]), (len(found), len(expected)))
+
+
+def run_plan(plan: Plan) -> Result:
+    """Run the messages of a plan."""
+    fresh = replace(plan, lines=[])
+    return judge_run(fresh, iter(plan.lines))
+
+
+def run_seed(seed: int, events: int = EVENTS) -> Result:
+    """Make a market from a seed and run it."""
+    market = Market(seed)
+    plan = Plan(risk=market.risk, venue=market.venue, seed=seed, book=market.book, lines=[])
+    return judge_run(plan, market.lines(events), market)
+
+
+def judge_run(plan: Plan, lines: Iterator[bytes], market: Market | None = None) -> Result:
+    """Run messages one by one until they end or break something."""
+    result, simulation = Result(plan), None
+    try:
+        simulation = Simulation(plan)
+        if market is not None:
+            market.watch(simulation.judge)
+        for line in lines:
+            outputs = simulation.tell(line)
+            if market is not None:
+                market.hear(outputs)
+        simulation.finish()
+    except BREAKS as error:
+        result.law = error.law if isinstance(error, Broken) else place_of(error)
+        result.detail = str(error)
+    if simulation is not None:
+        result.checks = simulation.judge.checks
+        result.kinds = Counter(output.body["type"] for output in simulation.outputs)
+    return result
+
+
+def place_of(error: BaseException) -> str:
+    """Return an error's kind and the function it came from: by this two runs that fail alike are told."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{type(error).__name__} in {frame.tb_frame.f_code.co_name}" if frame else type(error).__name__
+
+
+def explain(result: Result) -> str:
+    """Return what a broken run broke, with its shrunk plan, which is kept for the tests."""
+    law = result.law
+    if run_plan(result.plan).law != law:
+        return f"seed {result.plan.seed} broke: {result.detail}\nbut its messages alone do not: look at the generator"
+    small = shrink(result.plan, lambda plan: run_plan(plan).law == law)
+    again = run_plan(small)
+    where = save_plan(small, "".join(char if char.isalnum() else "-" for char in law or ""))
+    return f"seed {result.plan.seed} broke: {again.detail or result.detail}\n{where}\n{plan_text(small)}"
+
+
+def run_seeds(seeds: range, events: int = EVENTS, workers: int = 2) -> list[Result]:
+    """Run many seeds on some processes."""
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(run_seed, seeds, [events] * len(seeds), chunksize=4))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the seeds named, or the first hundred, and explain each that breaks a law not yet explained."""
+    seeds = [int(text) for text in arguments] or list(range(100))
+    laws: set[str | None] = {None}
+    total: Counter[str] = Counter()
+    for seed in seeds:
+        result = run_seed(seed)
+        total += result.kinds
+        if result.law not in laws:
+            laws.add(result.law)
+            print(explain(result), flush=True)
+        elif result.law:
+            print(f"seed {seed} broke the same: {result.detail[:200]}", flush=True)
+    print(dict(total))
+    return int(len(laws) > 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
