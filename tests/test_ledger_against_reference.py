@@ -27,10 +27,12 @@ from engine.edges.codec import decode
 from engine.edges.config import load_risk
 from engine.edges.digest import state_document, state_hash
 from engine.tools.statements import margin_document
-from tests.reference import margin_rows
+from tests.reference import figures_of, margin_rows
+from tests.reference_book import read_holdings
 from tests.reference_cases import INVERSE, perpetual, risk_of
 from tests.reference_ledger import ReferenceLedger
 from tests.reference_numbers import UNIT, decimal, show
+from tests.reference_terms import read_market
 from tests.strategies import ASSETS, LEDGER_INSTRUMENTS, Plan, opening_prices, streams, toml_of
 
 Document = dict[str, Any]
@@ -135,7 +137,7 @@ class Run:
                 sums[asset] += units
         for (account, _, symbol, _), position in self.reference.positions.items():
             if account == name:
-                sums[LEDGER_INSTRUMENTS[symbol]["settle"]] += position.cost
+                sums[self.reference.risk["instruments"][symbol]["settle"]] += position.cost
         return {asset: units for asset, units in sums.items() if units}
 
     def realise(self, plan: Plan) -> Document:
@@ -272,11 +274,18 @@ def test_book_written_in_mid_stream_goes_on_as_if_nothing_had_happened(tmp_path)
 # What no random stream draws.
 
 
-def plain_run(folder: Path, *events: Document, **fields: Any) -> Run:
-    """A run over two dollar contracts and a coin one, after the events."""
-    instruments = {"BTC": perpetual(), "XBT": INVERSE}
-    run = Run(folder, risk_of(instruments, {"BTC": {}, "USDT": {"price": "1"}, "USDC": {"price": "1"}}, **fields))
-    for event in events:
+PLAIN_RISK = risk_of({"BTC": perpetual(), "XBT": INVERSE}, {"BTC": {}, "USDT": {"price": "1"}, "USDC": {"price": "1"}})
+PLAIN_PRICES = [
+    {"type": "mark", "symbol": "BTC", "price": "100", "ts": 1},
+    {"type": "mark", "symbol": "XBT", "price": "60000", "ts": 1},
+    {"type": "asset_price", "asset": "BTC", "price": "60000", "ts": 1},
+]
+
+
+def plain_run(folder: Path, *events: Document) -> Run:
+    """A run over a dollar contract and a coin one, after the events."""
+    run = Run(folder, PLAIN_RISK)
+    for event in (*PLAIN_PRICES, *events):
         run.step(event)
     return run
 
@@ -304,6 +313,20 @@ def test_bucket_paid_in_ahead_of_its_first_fill_keeps_its_margin(tmp_path):
 def test_margin_added_to_a_bucket_with_a_position_stays_there(tmp_path):
     run = plain_run(tmp_path, fill(1, "buy", "1", "100", isolated=True), transfer(1, "50", symbol="BTC"))
     assert balances_of(run.book) == {("a", "BTC", "USD"): 50 * UNIT}
+
+
+def test_marks_and_fills_of_a_contract_with_nine_digits_of_multiplier_are_taken(tmp_path):
+    # 1.23456789 · 60,000 = 74,074.0734 paid, 1.23456789 · 61,000 = 75,308.64129 received: 1,234.56789 won.
+    run = Run(tmp_path, risk_of({"ODD": perpetual(lot="1", multiplier="1.23456789")}))
+    for event in (
+        {"type": "mark", "symbol": "ODD", "price": "60000", "ts": 1},
+        fill(1, "buy", "1", "60000", symbol="ODD"),
+        {"type": "mark", "symbol": "ODD", "price": "61000", "ts": 2},
+    ):
+        run.step(event)
+    assert run.book.equity(run.book.row_index["a", ""]) == 123456789000
+    run.step(fill(2, "sell", "1", "61000", symbol="ODD"))
+    assert balances_of(run.book) == {("a", "", "USD"): 123456789000}
 
 
 BILLIONS = "30000000000"  # 3e18 units; 64 bits hold three times as much
@@ -338,11 +361,7 @@ BILLIONS = "30000000000"  # 3e18 units; 64 bits hold three times as much
         # Short 30 billion dollars at 60,000 a coin, 500,000 coins: at 10,000 it is 3,000,000 coins, which at 60,000
         # each are 1.8e19 units of dollars.
         (
-            [
-                {"type": "asset_price", "asset": "BTC", "price": "60000", "ts": 1},
-                {"type": "mark", "symbol": "XBT", "price": "60000", "ts": 1},
-                fill(1, "sell", "300000000", "60000", symbol="XBT"),
-            ],
+            [fill(1, "sell", "300000000", "60000", symbol="XBT")],
             [{"type": "mark", "symbol": "XBT", "price": "10000", "ts": 1}],
         ),
     ],
@@ -362,16 +381,17 @@ def test_what_would_leave_64_bits_is_refused_whole_and_the_stream_goes_on(tmp_pa
             break
         assert run.reference.apply(event)
         run.compare()
-        assert_sums_hold(run.book)
+        assert_equity_holds(run, PLAIN_RISK)
     assert [(output.body["type"], output.body.get("reason")) for output in outputs] == [("reject", "overflow")]
     assert dump_book(run.shard) == before
     run.step(transfer(99, "1", account="b"))
 
 
-def assert_sums_hold(book: Book) -> None:
-    """Assert that the running sums, which have 64 bits, are the sums of what they add up."""
-    for row in range(len(book.accounts)):
-        values = [book.balance_value(asset, book.wallet(row, asset)) for asset in range(len(book.assets))]
-        held = [(symbol, *book.position(row, symbol, leg)) for symbol, leg in book.row_positions[row]]
-        profits = [book.position_values(*position)[0] for position in held]
-        assert book.equity(row) == sum(values) + sum(profits), book.accounts[row]
+def assert_equity_holds(run: Run, risk: Document) -> None:
+    """Assert that the running sums, which have 64 bits, are what the oracle makes of the balances and positions."""
+    book = run.reference.to_book()
+    market = read_market(book, risk)
+    for holding in read_holdings(book, risk):
+        row = run.book.row_index.get((holding.account, holding.bucket))
+        if row is not None:
+            assert run.book.equity(row) == figures_of(holding, market).equity_units, holding.account

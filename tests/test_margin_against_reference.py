@@ -191,9 +191,11 @@ def test_first_tier_without_margin_ends_where_the_margin_begins(tmp_path):
         # 10,000,000 contracts of 0.0001 BTC at 60,000, 1,000 BTC in all, with 6,000,000: the products of the steps
         # leave 64 bits. 6e6 + 1,000x - 60e6 = 10x, x = 54e6 / 990 = 54,545.45..
         ("0.0001", "10000000", "60000", "54545.4"),
+        # One contract of 1.23456789 at 60,000: nine digits of multiplier times fourteen of price do the same.
+        ("1.23456789", "1", "60000", "54545.4"),
     ],
 )
-def test_fractional_multiplier_of_a_small_and_of_a_large_position(tmp_path, multiplier, qty, mark, edge):
+def test_fractional_multiplier_is_exact_in_every_figure(tmp_path, multiplier, qty, mark, edge):
     instrument = perpetual(lot="1", multiplier=multiplier)
     worth = decimal(multiplier) * decimal(qty) * decimal(mark)
     book = book_of({"USD": show(worth / 10)}, [long_of(qty, mark)], {"BTC": mark})
@@ -201,6 +203,13 @@ def test_fractional_multiplier_of_a_small_and_of_a_large_position(tmp_path, mult
     assert (row["equity"], row["maintenance_margin"]) == (show(worth / 10), show(worth / 100))
     assert row["positions"][0]["notional"] == show(worth)
     assert row["positions"][0]["liquidation_price"] == edge
+
+
+@pytest.mark.parametrize("decimals", [0, 2, 6, 8])
+def test_balance_counts_in_full_whatever_decimals_its_asset_has(tmp_path, decimals):
+    book = book_of({"USDT": "1000"}, [], {}, insurance={"USDT": "5"})
+    row = only_printed(tmp_path, book, risk_of({}, {"USDT": {"price": "1", "decimals": decimals}}))
+    assert (row["wallet_value"], row["equity"]) == ("1000", "1000")
 
 
 def test_binance_cross_margin_example_through_the_command_line(tmp_path, capsys):

@@ -7,16 +7,31 @@ bucket, an inverse contract, a contract settled in a coin, collateral with hairc
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.__main__ import main
+from engine.core import certificate, debts, liquidation, plan, shard, takeover
 from engine.tools.replay import ReplayOptions, run_replay
-from tests.scenarios import MS, START_NS, tiny_risk
+from engine.tools.verify import Difference, verdict_text, verify
+from tests.scenarios import MS, START_NS, Desk, asset_price, buy, deposit, mark, sell, tiny_risk, withdraw
 
 Body = dict[str, Any]
+Record = tuple[str, Body]
 
 SYMBOLS = {"BTCUSDT": 100.0, "COINPERP": 20.0, "COINUSD": 50.0, "ETHUSDT": 40.0}
 INSTRUMENTS: dict[str, Body] = {
@@ -117,17 +132,547 @@ def some_events(random: Random, messages: int) -> Iterator[Body]:
             yield {**kind, "price": f"{prices[name]:.{decimals}f}", "ts": now}
 
 
-def run_market(folder: Path, seed: int, *, accounts: int = 14, messages: int = 160, **policy: Any) -> Path:
+def run_market(folder: Path, seed: int, *, instruments: dict[str, Body] | None = None, **policy: Any) -> Path:
     """Replay one seeded market; return its output folder."""
     random = Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "book.json").write_text(json.dumps(a_book(random, accounts)))
-    events = [*some_events(random, messages)]
+    (folder / "book.json").write_text(json.dumps(a_book(random, accounts=14)))
+    events = [*some_events(random, messages=160)]
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    risk = tiny_risk(assets=ASSETS, instruments=INSTRUMENTS, **policy)
+    risk = tiny_risk(assets=ASSETS, instruments=instruments or INSTRUMENTS, **policy)
     options = ReplayOptions(
         events=[folder / "log.jsonl"], risk=risk, book=folder / "book.json", venue="book", out=folder / "out",
         show_progress=False,
     )  # fmt: skip
     run_replay(options)
     return folder / "out"
+
+
+def without(*keys: str) -> dict[str, Body]:
+    """The instruments without some of their fields."""
+    return {symbol: {key: value for key, value in terms.items() if key not in keys} for symbol, terms in INSTRUMENTS.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ forging
+
+FILES = ("liquidation-orders", "margin-events", "bad-debt", "dead-letters")
+
+
+@dataclass(frozen=True)
+class Output:
+    """The records of a run in order of ``seq``, with their files, and its summary: read, changed, written again."""
+
+    records: list[Record]
+    summary: Body
+
+    @classmethod
+    def read(cls, out: Path) -> Output:
+        lines = [(name, json.loads(line)) for name in FILES for line in (out / f"{name}.jsonl").read_bytes().splitlines()]
+        lines.sort(key=lambda record: record[1]["seq"])
+        return cls(lines, json.loads((out / "summary.json").read_bytes()))
+
+    def write(self, out: Path, *, rehash: bool = True) -> Path:
+        """Write all files, with the hash that fits them."""
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [(name, json.dumps(body, separators=(",", ":")).encode() + b"\n") for name, body in self.records]
+        for name in FILES:
+            (out / f"{name}.jsonl").write_bytes(b"".join(line for file, line in lines if file == name))
+        digest = hashlib.sha256(b"".join(line for _, line in lines)).hexdigest()
+        summary = {**self.summary, "outputs_hash": digest} if rehash else self.summary
+        (out / "summary.json").write_text(json.dumps(summary))
+        return out
+
+    def bodies(self, kind: str) -> list[Body]:
+        return [body for _, body in self.records if body["type"] == kind]
+
+    def first(self, kind: str, where: Callable[[Body], object] = lambda body: True) -> Body:
+        """The first record of a kind for which something is true."""
+        return next(body for body in self.bodies(kind) if where(body))
+
+    def drop(self, body: Body) -> None:
+        """Remove a record and number the others as if it had never been."""
+        self.records[:] = [record for record in self.records if record[1] is not body]
+        for seq, (_, other) in enumerate(self.records, start=1):
+            other["seq"], other["output_id"] = seq, f"0-{seq}"
+
+    def same_plan(self, order: Body) -> list[Body]:
+        """All orders that were sent with an order: they state the same decision."""
+        return [body for _, body in self.records if body.get("decision") == order["decision"]]
+
+
+def fields_of(found: list[Difference]) -> list[str]:
+    return [difference.field for difference in found]
+
+
+def one_of_everything(output: Output) -> bool:
+    """Whether a run has all that the tampering below looks for."""
+    kinds = {body["type"] for _, body in output.records}
+    orders = [*output.bodies("liquidation_order"), *output.bodies("collateral_sale")]
+    wanted = [
+        {"takeover", "adl", "adl_wave", "bad_debt", "liquidation_held", "liquidation_released", "reject"} <= kinds,
+        any("leg" in order for order in orders),
+        any("bucket" in order for order in orders),
+        any(is_partial(order) for order in orders),
+        any(order.get("stage") == "full" for order in orders),
+        any("asset" in order and order["decision"]["positions"] for order in orders),
+        any("asset" in order and not order["decision"]["positions"] for order in orders),
+        any(len(order["decision"]["plan"]) > 1 for order in orders),
+        any(terms["kind"] == "inverse" for order in orders for terms in order["decision"]["instruments"]),
+        any(body["asset"] == "USD" for body in output.bodies("bad_debt")),
+        any(body["asset"] != "USD" for body in output.bodies("bad_debt")),
+    ]
+    return all(wanted)
+
+
+def is_partial(order: Body) -> bool:
+    """An order that closes a part of the only position it was planned for."""
+    return order.get("stage") == "partial" and len(order["decision"]["plan"]) == 1
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """A run that has one of everything."""
+    for seed in (104, 23, 119, 69, 60, 59):
+        policy = {"partial": "cheapest", "target_buffer": "0.1", "price_band": "0.04", "max_hold_ms": 1000}
+        folder = tmp_path_factory.mktemp("sample")
+        output = Output.read(run_market(folder, seed, min_notional="5", adl_rule="pro_rata", **policy))
+        if one_of_everything(output):
+            return output
+    raise AssertionError("no seed has one of everything any more: name others")
+
+
+@pytest.fixture(scope="session")
+def uncut(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """A run without flow budgets, so that every plan is in its record whole."""
+    folder = tmp_path_factory.mktemp("uncut")
+    return Output.read(
+        run_market(folder, 3, instruments=without("flow_budget"), partial="cheapest", target_buffer="0.1")
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- believed
+
+CHEAPEST = {"partial": "cheapest"}
+MARKETS: dict[str, Body] = {
+    "cheapest with a buffer": {**CHEAPEST, "target_buffer": "0.1", "min_notional": "5"},
+    "cheapest with whole tiers, strictly below": {**CHEAPEST, "tier_mode": "whole", "trigger": "below"},
+    "cheapest with a close limit": {**CHEAPEST, "limit_band": "0.002", "surplus": "insurance", "max_attempts": 1},
+    "off": {"partial": "off", "takeover_ratio": "0.1", "adl_rule": "water_filling"},
+    "fixed": {"partial": "fixed", "fraction": "0.3", "fraction_above": "500", "min_notional": "20"},
+    "stale marks and a price band": {
+        **CHEAPEST, "target_buffer": "0.25", "mark_stale_ms": 2500, "price_band": "0.02", "max_hold_ms": 1000,
+        "emergency_ratio": "0.5", "adl_rule": "pro_rata",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", MARKETS.values(), ids=MARKETS)
+@pytest.mark.parametrize("seed", [11, 104])
+def test_what_the_engine_writes_is_verified(tmp_path: Path, seed: int, policy: Body) -> None:
+    verdict = verify(run_market(tmp_path, seed, **policy))
+    assert verdict.differences == [], verdict_text(verdict)
+    assert verdict.orders > 5
+    assert verdict.events > 40
+
+
+def test_a_sample_written_again_unchanged_is_verified(tmp_path: Path, sample: Output, uncut: Output) -> None:
+    for output in (sample, uncut):
+        verdict = verify(output.write(tmp_path))
+        assert verdict.differences == [], verdict_text(verdict)
+        orders = len(output.bodies("liquidation_order")) + len(output.bodies("collateral_sale"))
+        assert (verdict.orders, verdict.events) == (orders, len(output.records) - orders)
+
+
+def test_an_output_without_any_order_is_verified(tmp_path: Path) -> None:
+    output = Output([], {})
+    counts = {"messages": 0, "accepted": 0, "duplicates": 0, "ignored": 0, "orders": 0, "liquidations": 0, "adl": 0}
+    nothing = {"rejected": {}, "bad_debt": {}, "uncovered": {}, "insurance": {}, "conservation": {}}
+    output.summary.update(**counts, **nothing, notional_liquidated="0")
+    assert verify(output.write(tmp_path)).differences == []
+
+
+def test_verifying_loads_nothing_of_the_core() -> None:
+    code = "import sys, engine.tools.verify; print([name for name in sys.modules if name.startswith('engine.core')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "numba" not in done.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- tampering
+
+
+def nudged(text: str, digit: int = -1) -> str:
+    """A number with one digit one up (9 becomes 8)."""
+    places = [index for index, char in enumerate(text) if char.isdigit()]
+    place = places[digit]
+    return text[:place] + ("8" if text[place] == "9" else str(int(text[place]) + 1)) + text[place + 1 :]
+
+
+def in_decision(where: Callable[[Body], object], change: Callable[[Body], None]) -> Callable[[Output], None]:
+    """Change the decision of the first order like this, and of all orders that share it."""
+
+    def forge(output: Output) -> None:
+        order = next(body for _, body in output.records if "decision" in body and where(body))
+        for body in output.same_plan(order):
+            change(body["decision"])
+
+    return forge
+
+
+def figure(*path: str | int, where: Callable[[Body], object] = is_partial, digit: int = -1) -> Callable[[Output], None]:
+    """Nudge one figure of a decision."""
+
+    def change(decision: Body) -> None:
+        node: Any = decision
+        for key in path[:-1]:
+            node = node[key]
+        value = node[path[-1]]
+        node[path[-1]] = nudged(value, digit) if isinstance(value, str) else value + 1
+
+    return in_decision(where, change)
+
+
+def planned(
+    name: str, value: Callable[[Body], Any], where: Callable[[Body], object] = is_partial
+) -> Callable[[Output], None]:
+    """Change a field of an order and of its entry in the plan, in all orders of the plan."""
+
+    def forge(output: Output) -> None:
+        order = next(body for _, body in output.records if "decision" in body and where(body))
+        index = next(
+            number
+            for number, entry in enumerate(order["decision"]["plan"])
+            if all(order.get(key) == entry[key] for key in entry)
+        )
+        forged = value(order)
+        for body in output.same_plan(order):
+            body["decision"]["plan"][index][name] = forged
+        order[name] = forged
+
+    return forge
+
+
+def put(
+    kind: str, name: str, value: Any, where: Callable[[Body], object] = lambda body: True
+) -> Callable[[Output], None]:
+    """Set a field of the first record of a kind; a function is applied to what it was."""
+
+    def forge(output: Output) -> None:
+        body = output.first(kind, where)
+        body[name] = value(body[name]) if callable(value) else value
+
+    return forge
+
+
+def drop(kind: str, where: Callable[[Body], object] = lambda body: True) -> Callable[[Output], None]:
+    """Remove the first record of a kind, and number the others as if it had never been."""
+    return lambda output: output.drop(output.first(kind, where))
+
+
+def total(name: str, value: Callable[[Any], Any]) -> Callable[[Output], None]:
+    """Change a figure of the summary."""
+    return lambda output: output.summary.update({name: value(output.summary[name])})
+
+
+def less_a_lot(order: Body) -> str:
+    """The quantity of an order, one lot less."""
+    (lot,) = (terms["lot"] for terms in order["decision"]["instruments"] if terms["symbol"] == order["symbol"])
+    return f"{Decimal(order['qty']) - Decimal(lot):f}".rstrip("0").rstrip(".")
+
+
+def nudge(name: str) -> Callable[[Body], str]:
+    return lambda order: nudged(order[name])
+
+
+def is_budgeted(order: Body) -> bool:
+    return is_partial(order) and order["symbol"] == "BTCUSDT"
+
+
+def is_sale(order: Body) -> bool:
+    return "asset" in order and bool(order["decision"]["positions"])
+
+
+def is_debt_sale(order: Body) -> bool:
+    return "asset" in order and not order["decision"]["positions"]
+
+
+def is_leg(order: Body) -> bool:
+    return "leg" in order
+
+
+def has_symbols(order: Body) -> bool:
+    return len(order["decision"]["plan"]) > 1
+
+
+def is_handed_over(body: Body) -> bool:
+    """Whether an account lost all it had: nothing is left but what a unit of a coin is worth."""
+    return body["outcome"] in ("taken_over", "deleveraged") and Decimal(body["equity"]) < Decimal("0.000001")
+
+
+def is_loss(body: Body) -> bool:
+    return body["asset"] == "USD"
+
+
+def skip_episode(output: Output) -> None:
+    """An account's first liquidation is called its second, from beginning to end."""
+    old = output.first("liquidation_started")["liquidation_id"]
+    later = output.first("liquidation_started", lambda body: body["liquidation_id"].endswith("/2"))["liquidation_id"]
+    for _, body in output.records:
+        if body.get("liquidation_id") == later:
+            body["liquidation_id"] = later[:-1] + "7"
+        assert body.get("liquidation_id") != old[:-1] + "7"
+
+
+def repeat(kind: str) -> Callable[[Output], None]:
+    """Write a record twice."""
+
+    def forge(output: Output) -> None:
+        index = next(number for number, (_, body) in enumerate(output.records) if body["type"] == kind)
+        output.records.insert(index, copy.deepcopy(output.records[index]))
+
+    return forge
+
+
+def lose(kind: str) -> Callable[[Output], None]:
+    """Remove a record and leave its number out."""
+
+    def forge(output: Output) -> None:
+        output.records.remove(next(record for record in output.records if record[1]["type"] == kind))
+
+    return forge
+
+
+def cheapen_collateral(decision: Body) -> None:
+    entry = next(entry for entry in decision["asset_prices"] if entry["asset"] == "COIN")
+    entry["price"] = nudged(entry["price"], 0)
+
+
+def forget_the_policy(decision: Body) -> None:
+    del decision["policy"]
+
+
+def close_left_out(decision: Body) -> None:
+    decision["left_out"] = [decision["plan"][0]["symbol"]]
+
+
+# What a forger does -> (how, the field in which it shows).
+FORGERIES: dict[str, tuple[Callable[[Output], None], str]] = {
+    # Orders.
+    "an order closes a lot less than planned": (planned("qty", less_a_lot), "certificate.cost"),
+    "an order is for another quantity than the plan": (put("liquidation_order", "qty", nudged), "qty"),
+    "an order opens instead of closing": (planned("side", lambda order: {"buy": "sell", "sell": "buy"}[order["side"]]), "side"),
+    "a limit is a digit off": (planned("limit_price", nudge("limit_price")), "limit_price"),
+    "a bankruptcy price is a digit off": (planned("bankruptcy_price", nudge("bankruptcy_price")), "bankruptcy_price"),
+    "a partial close is called full": (planned("stage", lambda order: "full"), "qty of"),
+    "an order may rest in the book": (put("liquidation_order", "time_in_force", "GTC"), "time_in_force"),
+    "an order may grow the position": (put("liquidation_order", "reduce_only", False), "reduce_only"),
+    "an order number is left out": (put("liquidation_order", "order_id", nudged), "order_id"),
+    "an order is of another episode": (put("liquidation_order", "liquidation_id", nudged), "liquidation_id"),
+    "an order closes the other leg": (
+        put("liquidation_order", "leg", lambda leg: {"long": "short", "short": "long"}[leg], is_leg), "leg",
+    ),
+    "an order of a plan is missing": (drop("liquidation_order", has_symbols), "order_id"),
+    "a plan is planned twice": (
+        in_decision(is_partial, lambda decision: decision["plan"].append(decision["plan"][0])), "qty",
+    ),
+    "orders of one plan state different decisions": (
+        lambda output: output.same_plan(output.first("liquidation_order", has_symbols))[1]["decision"].update(equity="1"),
+        "decision.equity",
+    ),
+    "a symbol that was left out is closed": (in_decision(is_partial, close_left_out), "symbol"),
+    # What an order was made from.
+    "equity": (figure("equity"), "decision.equity"),
+    "maintenance margin": (figure("maintenance_margin"), "decision.maintenance_margin"),
+    "the target": (figure("target", "equity"), "decision.target.equity"),
+    "the buffer": (figure("target", "buffer"), "decision.policy.buffer"),
+    "a mark": (figure("marks", 0, "price"), "decision.positions[0].notional"),
+    "a mark of the future": (figure("marks", 0, "ts", digit=3), "decision.marks"),
+    "the price of a coin": (in_decision(is_sale, cheapen_collateral), "decision.collateral"),
+    "the size of a position": (figure("positions", 0, "qty"), "decision.positions[0].notional"),
+    "what a position cost": (figure("positions", 0, "cost"), "decision.positions[0].unrealised_pnl"),
+    "a profit": (figure("positions", 0, "unrealised_pnl"), "decision.positions[0].unrealised_pnl"),
+    "an entry price": (figure("positions", 0, "entry_price"), "decision.positions[0].entry_price"),
+    "a rate": (figure("positions", 0, "tier_rate"), "decision.positions[0].tier_rate"),
+    "a deduction": (figure("positions", 0, "deduction"), "decision.positions[0].deduction"),
+    "a tier": (figure("instruments", 0, "tiers", 0, 1), "decision.instruments"),
+    "a tick": (figure("instruments", 0, "price_tick"), "decision.instruments"),
+    "a multiplier": (figure("instruments", 0, "multiplier"), "decision.positions[0].notional"),
+    "a budget": (figure("instruments", 0, "flow_budget", where=is_budgeted), "decision.instruments.BTCUSDT.flow_budget"),
+    "the window of the budgets": (figure("policy", "flow_window_ms"), "decision.policy.flow_window_ms"),
+    "a fee": (figure("costs", 0, "taker_fee"), "decision.costs"),
+    "a balance": (figure("collateral", 0, "balance"), "decision.collateral[0].value"),
+    "a collateral value": (figure("collateral", 0, "value"), "decision.collateral[0].value"),
+    "a weight": (figure("collateral", 0, "weights", 0, 1), "decision.collateral"),
+    "the least notional": (figure("policy", "min_notional"), "decision.policy.min_notional"),
+    "the limit band": (figure("policy", "limit_band"), "decision.policy.limit_band"),
+    "the policy version": (figure("policy_version"), "decision.policy_version"),
+    "a record without its policy": (in_decision(is_partial, forget_the_policy), "record"),
+    # The certificate.
+    "the deficit": (figure("certificate", "deficit"), "decision.certificate.deficit"),
+    "the bound": (figure("certificate", "bound"), "decision.certificate.bound"),
+    "the dual price": (figure("certificate", "dual_price"), "decision.certificate.dual_price"),
+    "the cost": (figure("certificate", "cost"), "decision.certificate.cost"),
+    "the gap": (figure("certificate", "gap"), "decision.certificate.gap"),
+    "what largest first costs": (figure("certificate", "largest_first"), "decision.certificate.largest_first"),
+    "what pro rata costs": (figure("certificate", "pro_rata"), "decision.certificate.pro_rata"),
+    "equity after the plan": (figure("certificate", "equity_after"), "decision.certificate.equity_after"),
+    "margin after the plan": (
+        figure("certificate", "maintenance_margin_after"), "decision.certificate.maintenance_margin_after",
+    ),
+    # Sales of collateral.
+    "more is sold beside a close": (planned("amount", nudge("amount"), is_sale), "decision.certificate"),
+    "more is sold for a debt": (planned("amount", nudge("amount"), is_debt_sale), "decision.plan"),
+    "another asset is bought": (planned("for_asset", lambda order: "ALT", is_debt_sale), "limit_price"),
+    "the limit of a sale is a digit off": (planned("limit_price", nudge("limit_price"), is_sale), "limit_price"),
+    # Numbers and times.
+    "a record is lost": (lose("margin_call"), "seq"),
+    "a record is written twice": (repeat("insurance_fund"), "seq"),
+    "a refusal is written twice": (repeat("reject"), "seq"),
+    "an output id is another's": (put("margin_call", "output_id", nudged), "output_id"),
+    "a record is of another shard": (put("takeover", "shard", 1), "shard"),
+    "a record is of an earlier time": (put("liquidation_ended", "ts", START_NS - 1), "ts"),
+    "a record is in another file": (
+        lambda output: output.records.__setitem__(0, ("bad-debt", output.records[0][1])), "type",
+    ),
+    # Episodes.
+    "an episode is not begun": (drop("liquidation_started"), "liquidation_id"),
+    "an episode is not ended": (drop("liquidation_ended", lambda body: body["account"] == "a01"), "type"),
+    "nobody's own orders are cancelled": (drop("cancel_orders"), "type"),
+    "an episode is left out": (skip_episode, "liquidation_id"),
+    "a healthy account is liquidated": (put("liquidation_started", "equity", "999999"), "equity"),
+    "a margin ratio": (put("liquidation_started", "margin_ratio", nudged, lambda body: body["margin_ratio"]), "margin_ratio"),
+    "a margin call's ratio": (put("margin_call", "margin_ratio", nudged, lambda body: body["margin_ratio"]), "margin_ratio"),
+    "an outcome": (put("liquidation_ended", "outcome", "closed", lambda body: body["outcome"] == "taken_over"), "outcome"),
+    "something is left after a takeover": (
+        put("liquidation_ended", "equity", "0.01", is_handed_over),
+        "equity",
+    ),
+    "a debt is left": (put("liquidation_ended", "equity", lambda equity: f"-{equity}", lambda body: body["equity"] != "0"), "equity"),
+    "a hold ends twice": (
+        put("liquidation_held", "reason", "paused", lambda body: body["reason"] == "price_band"), "reason",
+    ),
+    "a hold is forgotten": (drop("liquidation_held"), "reason"),
+    "a release is forgotten": (drop("liquidation_released"), "type"),
+    "a policy is skipped": (put("policy_changed", "version", 3), "version"),
+    # Takeover, deleveraging, the fund, bad debt.
+    "the price of a takeover": (lambda output: nudge_takeover(output, "price"), "positions[0].price"),
+    "the quantity of a takeover": (lambda output: nudge_takeover(output, "qty"), "positions[0]"),
+    "what is lost at a takeover": (
+        put("takeover", "equity_before", nudged, lambda body: body["equity_before"].startswith("-")), "bad debt",
+    ),
+    "a winner pays more than the others": (
+        lambda output: output.first("adl", lambda body: in_a_crowd(output, body)).update(cash="1"), "cash",
+    ),
+    "a winner gives more than the wave says": (put("adl", "qty", lambda qty: f"{qty}5"), "taken_qty"),
+    "a wave takes more than it needs": (put("adl_wave", "needed_qty", "0"), "needed_qty"),
+    "a wave counts its winners wrong": (put("adl_wave", "counterparties", lambda count: count + 1), "counterparties"),
+    "a winner is left out": (drop("adl"), "taken_qty"),
+    "the fund's balance": (put("insurance_fund", "balance", nudged), "balance"),
+    "the fund's change": (
+        lambda output: output.bodies("insurance_fund")[-1].update(change="123.456"), "balance",
+    ),
+    "a loss": (put("bad_debt", "deficit", nudged), "deficit"),
+    "what the fund paid": (put("bad_debt", "paid_by_insurance", nudged), "deficit"),
+    "a loss and what the fund paid for it": (
+        lambda output: output.first("bad_debt", is_loss).update(deficit="77", paid_by_insurance="77", paid_by_adl="0"),
+        "bad debt",
+    ),
+    "a loss that never was": (drop("bad_debt", is_loss), "bad debt"),
+    # The summary.
+    "orders": (total("orders", lambda count: count + 1), "orders"),
+    "liquidations": (total("liquidations", lambda count: count + 1), "liquidations"),
+    "deleveraged positions": (total("adl", lambda count: count - 1), "adl"),
+    "messages": (total("messages", lambda count: count + 1), "messages"),
+    "refusals": (drop("reject"), "rejected"),
+    "losses": (total("bad_debt", lambda amounts: {**amounts, "USD": "0.1"}), "bad_debt"),
+    "what nobody paid": (total("uncovered", lambda amounts: {**amounts, "USD": "0.1"}), "uncovered"),
+    "the fund at the end": (total("insurance", lambda amounts: {**amounts, "USDT": "0.1"}), "insurance.USDT"),
+    "what was closed": (total("notional_liquidated", lambda amount: "1"), "notional_liquidated"),
+    "money from nowhere": (
+        lambda output: output.summary["conservation"]["USDT"].update(wallets="1"), "conservation.USDT.difference",
+    ),
+}  # fmt: skip
+
+
+def nudge_takeover(output: Output, name: str) -> None:
+    """Nudge a figure of the first position that was taken over."""
+    entry = output.first("takeover")["positions"][0]
+    entry[name] = nudged(entry[name])
+
+
+def in_a_crowd(output: Output, body: Body) -> bool:
+    """Whether others were deleveraged for the same position, so that their cash per lot can be compared."""
+    parts = [other for other in output.bodies("adl") if other["liquidation_id"] == body["liquidation_id"]]
+    return len(parts) > 1 and len({(part["ts"], part["symbol"]) for part in parts}) == 1
+
+
+@pytest.mark.parametrize(("forge", "field"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forgery_is_found(tmp_path: Path, sample: Output, forge: Callable[[Output], None], field: str) -> None:
+    output = copy.deepcopy(sample)
+    forge(output)
+    found = verify(output.write(tmp_path)).differences
+    assert any(field in difference.field for difference in found), fields_of(found)
+
+
+def test_a_changed_byte_that_no_figure_depends_on_still_changes_the_hash(tmp_path: Path, sample: Output) -> None:
+    output = copy.deepcopy(sample)
+    output.first("liquidation_order")["decision"]["input"]["line"] += 1
+    sample.write(tmp_path)
+    unchanged = json.loads((tmp_path / "summary.json").read_bytes())
+    verdict = verify(replace(output, summary=unchanged).write(tmp_path, rehash=False))
+    assert fields_of(verdict.differences) == ["outputs_hash"]
+
+
+# -------------------------------------------------------------------------------------------------------- any one digit
+
+# Figures that no other figure bears on, as ``engine/tools/verify.py`` says.
+INFORMATIONAL = re.compile(r"input\..*|(marks|asset_prices)\.\d+\.ts")
+
+
+def figures(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every number of a decision, with the way to it."""
+    if isinstance(node, dict | list):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from figures(child, (*path, key))
+    elif type(node) is int or (isinstance(node, str) and re.fullmatch(r"-?[0-9.]+", node)):
+        yield path, str(node)
+
+
+def digits(decision: Body) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """Every digit of every number that must be found out, with its place in the text."""
+    for path, text in figures(decision):
+        name = ".".join(map(str, path))
+        if INFORMATIONAL.fullmatch(name):
+            continue
+        # A ten-thousandth of a coin's price moves a value even of a small balance; a millionth may be rounded away.
+        last = text.find(".") + 5 if re.fullmatch(r"asset_prices\.\d+\.price", name) and "." in text else len(text)
+        yield from ((path, place) for place, char in enumerate(text[:last]) if char.isdigit())
+
+
+@given(data=st.data())
+def test_any_one_digit_of_any_decision_is_found(
+    uncut: Output, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    output = copy.deepcopy(uncut)
+    orders = [body for _, body in output.records if "decision" in body]
+    decision = orders[data.draw(st.integers(0, len(orders) - 1), label="order")]["decision"]
+    path, place = data.draw(st.sampled_from([*digits(decision)]), label="digit")
+    node: Any = decision
+    for key in path[:-1]:
+        node = node[key]
+    text = str(node[path[-1]])
+    digit = data.draw(st.sampled_from([char for char in "0123456789" if char != text[place]]), label="becomes")
+    forged = text[:place] + digit + text[place + 1 :]
+    node[path[-1]] = int(forged) if type(node[path[-1]]) is int else forged
+    assert verify(output.write(tmp_path_factory.mktemp("digit"))).differences, f"{path}: {text} became {forged}"
+
+
+@given(place=st.integers(0, 10**6), copies=st.sampled_from([0, 2]))
+def test_any_line_lost_or_repeated_is_found(
+    sample: Output, tmp_path_factory: pytest.TempPathFactory, place: int, copies: int
+) -> None:
+    index = place % len(sample.records)
+    records = [*sample.records]
+    records[index : index + 1] = [sample.records[index]] * copies
+    out = replace(sample, records=records).write(tmp_path_factory.mktemp("line"))
+    assert "seq" in fields_of(verify(out).differences)

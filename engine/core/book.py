@@ -59,8 +59,9 @@ class Holders:
         self.table: Int64Array = np.zeros((8, HOLDER_COLUMNS), dtype=np.int64)
         self.count = 0
         self.places: dict[tuple[int, int], int] = {}
-        # The largest |size| that was ever held: bounds what a mark may be before a notional leaves int64.
+        # The largest |size| and |cost| that were ever held: they bound what a mark may be before a sum leaves int64.
         self.size_max = 0
+        self.cost_max = 0
 
     def add(self, row: int, leg: int) -> int:
         """Return the place of a new, empty position."""
@@ -363,6 +364,7 @@ class Book:
         entry = holders.table[place]
         entry[SIZE], entry[COST] = size, cost
         holders.size_max = max(holders.size_max, abs(size))
+        holders.cost_max = max(holders.cost_max, abs(cost))
         pnl, margin, notional = self.position_values(symbol, size, cost)
         self.state[row, EQUITY] += pnl - entry[PNL]
         self.state[row, MAINTENANCE] += margin - entry[MARGIN]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.core import ledger
-from engine.core.book import INSURANCE_ROW, Book
+from engine.core.book import CROSS, INSURANCE_ROW, Book
 from engine.core.events import BAD_DEBT_TOPIC
 from engine.core.kernels.reprice import PNL
 from engine.core.shard import Episode, Shard
@@ -146,7 +146,10 @@ def socialise(shard: Shard, row: int, asset: int, amount: int) -> int:
     book, price = shard.book, shard.book.asset_prices[asset].value
     profits: dict[int, int] = {}
     for other in range(1, len(book.accounts)):
-        if other != row and other not in shard.episodes and book.is_priced(other):
+        # A bucket holds nothing but its settlement asset, so it cannot pay in another.
+        bucket = book.buckets[other]
+        can_pay = bucket == CROSS or book.settle[book.symbol_index[bucket]] == asset
+        if can_pay and other != row and other not in shard.episodes and book.is_priced(other):
             profit = sum(
                 int(book.holders[symbol].table[book.holders[symbol].places[other, leg], PNL])
                 for symbol, leg in book.row_positions[other]

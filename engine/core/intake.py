@@ -30,6 +30,7 @@ from engine.core.pricing import (
     INT64_BOUND,
     asset_price_overflows,
     asset_rows,
+    mark_overflows,
     reprice_asset,
     reprice_symbol,
     symbol_notional,
@@ -145,7 +146,7 @@ def apply_mark(shard: Shard, event: Mark) -> Outcome:
     price = scaled_half_even(event.price, instrument.mark_decimals) * instrument.mark_steps
     if price <= 0:
         return Refusal("out_of_range", f"mark {format_number(event.price)} is 0 at {instrument.mark_decimals} decimals")
-    if price > POSITION_UNITS_MAX or symbol_notional(book, symbol, book.holders[symbol].size_max, price) > INT64_BOUND:
+    if mark_overflows(book, symbol, price, book.asset_prices[book.settle[symbol]].value):
         return Refusal("overflow", f"at {format_number(event.price)} the largest position leaves 64 bits")
     index = None if event.index_price is None else scaled_half_even(event.index_price, instrument.price_decimals)
     if is_confirmed(mark, price, book.policy, index=index):

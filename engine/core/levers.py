@@ -171,11 +171,16 @@ def _tier_rows(instrument: Instrument, policy: Policy) -> list[tuple[int, int, i
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What collateral is sold for: at which weight its proceeds count, and for how many units at most (None: any)."""
+    """What collateral is sold for.
+
+    ``weight_ppm`` is what proceeds count at, ``step_units`` what they are rounded down to (a venue pays whole steps of
+    the asset's decimals), ``room_units`` how much is wanted at most (None: any).
+    """
 
     name: str
     price_units: int
     weight_ppm: int
+    step_units: int
     room_units: int | None = None
 
 
@@ -231,7 +236,7 @@ class Selling:
     def effect(self, lots: int) -> tuple[int, int]:
         """Return how selling ``lots`` changes equity, down, and maintenance margin, not at all."""
         amount = lots * self.item.asset.step_units
-        proceeds = proceeds_floor(self.item, amount, self.target.price_units)
+        proceeds = proceeds_floor(self.item, amount, self.target)
         gained = proceeds * self.target.price_units * self.target.weight_ppm // (UNIT * PPM)
         return self.value(self.item.balance_units - amount) - self.value_before + gained, 0
 
@@ -246,17 +251,20 @@ def _try_target(account: PlanAccount, closings: Sequence[Closing]) -> _Target | 
     if debts:
         debt = min(debts, key=_by_value)
         is_full_weight = debt.asset.weights[-1][1] == PPM
-        return _Target(debt.asset.name, debt.price_units, PPM, None if is_full_weight else -debt.balance_units)
+        room = None if is_full_weight else -debt.balance_units
+        return _Target(debt.asset.name, debt.price_units, PPM, debt.asset.step_units, room)
     if not closings:
         return None
     largest = min(closings, key=lambda closing: (-closing.ladder.value, closing.ladder.name))
-    weights = {item.asset.name: item.asset.weights[-1][1] for item in account.collaterals}
-    return _Target(largest.settle, largest.settle_price, weights.get(largest.settle, PPM))
+    listed = {item.asset.name: item.asset for item in account.collaterals}
+    asset = listed.get(largest.settle, Asset(largest.settle))
+    return _Target(asset.name, largest.settle_price, asset.weights[-1][1], asset.step_units)
 
 
-def proceeds_floor(item: PlanCollateral, amount_units: int, for_price_units: int) -> int:
-    """Return what a sale brings in units of the other asset: at P / P_for x (1 - slippage), rounded down."""
-    return amount_units * item.price_units * (PPM - item.asset.slippage_ppm) // (for_price_units * PPM)
+def proceeds_floor(item: PlanCollateral, amount_units: int, target: _Target) -> int:
+    """Return the units of the target that a sale brings: at P / P_for x (1 - slippage), down to its whole steps."""
+    value = amount_units * item.price_units * (PPM - item.asset.slippage_ppm)
+    return value // (target.price_units * PPM * target.step_units) * target.step_units
 
 
 def _by_value(item: PlanCollateral) -> tuple[int, str]:

@@ -9,8 +9,8 @@ from engine.core.kernels.reprice import ROW, reprice_holders, reprice_wallets
 from engine.errors import InvariantError
 from engine.units import POSITION_UNITS_MAX, UNIT
 
-# A notional may grow to this through marks alone; ingest stops positions at half of it.
-INT64_BOUND = 2 * POSITION_UNITS_MAX
+# No sum that a kernel forms may be larger: int64 ends a little further on.
+INT64_BOUND = 9 * 10**18
 
 
 def symbol_notional(book: Book, symbol: int, size: int, price: int) -> int:
@@ -91,15 +91,22 @@ def reprice_asset(book: Book, asset: int) -> list[int]:
     return rows
 
 
+def mark_overflows(book: Book, symbol: int, mark: int, asset_price: int) -> bool:
+    """Return whether a symbol's largest position, PnL and all, would leave int64 at these prices."""
+    holders = book.holders[symbol]
+    largest = symbol_notional(book, symbol, holders.size_max, mark) + holders.cost_max
+    return mark > POSITION_UNITS_MAX or largest * max(asset_price, UNIT) // UNIT > INT64_BOUND
+
+
 def asset_price_overflows(book: Book, asset: int, price: int) -> bool:
     """Return whether the largest balance or position that depends on an asset's price would leave int64."""
     largest = max(map(abs, book.wallets[asset].balances[: len(book.accounts)].tolist()), default=0)
-    settled = [
-        symbol_notional(book, symbol, book.holders[symbol].size_max, book.marks[symbol].value)
+    if price > POSITION_UNITS_MAX or largest * price // UNIT > INT64_BOUND:
+        return True
+    return any(
+        settle == asset and book.marks[symbol].value and mark_overflows(book, symbol, book.marks[symbol].value, price)
         for symbol, settle in enumerate(book.settle)
-        if settle == asset and book.marks[symbol].value
-    ]
-    return price > POSITION_UNITS_MAX or max(largest, *settled, 0) * price // UNIT > INT64_BOUND
+    )
 
 
 def reprice_all(book: Book) -> list[int]:

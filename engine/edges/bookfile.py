@@ -237,7 +237,7 @@ def check_legs(book: Book, account: str, name: str, symbol: int, leg: int, place
 def position_cost(instrument: Instrument, entry: dict[str, Any], size: int, place: Place) -> int:
     """Return the signed cash paid for a position, in settlement units."""
     if entry.get("cost") is not None:
-        return money(entry["cost"], place.at("cost"), UNIT_DECIMALS)
+        return money(entry["cost"], place.at("cost"))
     mantissa, places = number(entry.get("entry_price"), place.at("entry_price"))
     if places > ENTRY_DECIMALS:
         place.at("entry_price").fail(entry["entry_price"], f"at most {ENTRY_DECIMALS} decimals")
@@ -255,7 +255,7 @@ def load_system_account(book: Book, account: str, fields: dict[str, Any], place:
         place.at("positions").fail(fields["positions"], f"{account} holds no positions")
     for name, value in as_object(fields.get("balances", {}), place.at("balances")).items():
         spot = place.at(f"balances.{name}")
-        ledger.load_system_balance(book, account, asset_named(book, name, spot), money(value, spot, UNIT_DECIMALS))
+        ledger.load_system_balance(book, account, asset_named(book, name, spot), money(value, spot))
 
 
 def load_clearing(book: Book, fields: dict[str, Any], place: Place) -> None:
@@ -267,7 +267,7 @@ def load_clearing(book: Book, fields: dict[str, Any], place: Place) -> None:
         size = try_scaled(number(entry.get("qty"), spot.at("qty")), book.instruments[symbol].size_decimals)
         if size != book.clearing[symbol].size:
             spot.at("qty").fail(entry["qty"], "is not the other side of the positions in the file")
-        ledger.load_clearing(book, symbol, money(entry.get("cost"), spot.at("cost"), UNIT_DECIMALS))
+        ledger.load_clearing(book, symbol, money(entry.get("cost"), spot.at("cost")))
 
 
 def load_history(shard: Shard, fields: dict[str, Any], place: Place) -> None:
@@ -276,7 +276,7 @@ def load_history(shard: Shard, fields: dict[str, Any], place: Place) -> None:
     for name, value in as_object(fields.get("transfers", {}), place.at("transfers")).items():
         spot = place.at(f"transfers.{name}")
         found = book.transfers[asset_named(book, name, spot)]
-        if money(value, spot, UNIT_DECIMALS) != found:
+        if money(value, spot) != found:
             spot.fail(value, f"the balances and costs of the file add up to {format_units(found)}")
     for account, counts in as_object(fields.get("episodes", {}), place.at("episodes")).items():
         for bucket, count in as_object(counts, place.at(f"episodes.{account}")).items():
@@ -321,14 +321,17 @@ def number(value: Any, place: Place) -> Number:
 
 def balance_units(book: Book, asset: int, value: Any, place: Place) -> int:
     """Return a balance in units; a hand-written one has at most the decimals of its asset."""
-    return money(value, place, UNIT_DECIMALS if place.is_exact else book.assets[asset].decimals)
-
-
-def money(value: Any, place: Place, decimals: int) -> int:
-    """Return an amount in units or fail."""
-    units = try_scaled(number(value, place), decimals)
-    if units is None:
+    decimals = book.assets[asset].decimals
+    if not place.is_exact and try_scaled(number(value, place), decimals) is None:
         place.fail(value, f"at most {decimals} decimals")
+    return money(value, place)
+
+
+def money(value: Any, place: Place) -> int:
+    """Return an amount in units or fail."""
+    units = try_scaled(number(value, place), UNIT_DECIMALS)
+    if units is None:
+        place.fail(value, f"at most {UNIT_DECIMALS} decimals")
     return units
 
 

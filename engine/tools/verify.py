@@ -3,6 +3,11 @@
 Reads the four record files and the summary of an output folder, in order of ``seq``, and derives each order from its
 own ``decision``, each event from those before it, the summary from all of them. Shares no code with the engine's core
 (``tests/test_verify.py`` sees to that), so an error there does not hide here.
+
+Every figure of a decision is held to the others, but for a few no record bears on: which input it followed (``input``),
+the exact time of a mark or price (never older than one used before, never of the future), digits of a price that
+rounding swallows, and ``maintenance_margin_after`` where a flow budget cut more than one order of a plan (it is bounded
+then). A parameter that binds nothing is held to what other decisions of the same policy version say.
 """
 
 from __future__ import annotations

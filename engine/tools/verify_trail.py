@@ -74,6 +74,8 @@ class Trail:
         kind = body["type"]
         self.counts[kind] += 1
         yield from self.orders.interrupted(body)
+        if self.before.get("type") == "liquidation_started":
+            yield from compare("type", kind, "cancel_orders")
         row = (body.get("account", ""), body.get("bucket", ""))
         match kind:
             case "liquidation_order" | "collateral_sale":

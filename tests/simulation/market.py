@@ -30,7 +30,11 @@ MS = 1_000_000
 INSTRUMENTS: dict[str, tuple[Document, str, int]] = {
     "BTCUSDT": ({"settle": "USDT", "price_tick": "0.1", "lot": "0.001"}, "60000", 20_000),
     "ALT": ({"settle": "USDT", "price_tick": "0.01", "lot": "10", "multiplier": "0.1", "mark_decimals": 4}, "3", 5_000),
-    "HALF": ({"settle": "USDT", "price_tick": "0.5", "lot": "0.5", "multiplier": "2.5", "mark_decimals": 2}, "40", 9_000),
+    "HALF": (
+        {"settle": "USDT", "price_tick": "0.5", "lot": "0.5", "multiplier": "2.5", "mark_decimals": 2},
+        "40",
+        9_000,
+    ),
     "MEGA": ({"settle": "USDT", "price_tick": "0.0000001", "lot": "1000", "mark_decimals": 9}, "0.002", 3_000),
     "XBT": (
         {"kind": "inverse", "settle": "BTC", "multiplier": "100", "price_tick": "0.5", "lot": "1", "mark_decimals": 1},
@@ -183,7 +187,7 @@ class Market:
         self.count += 1
         names = {"fill": "fill_id", "transfer": "transfer_id", "conversion": "conversion_id"}
         own_id = {names[body["type"]]: f"i{self.count}"} if body["type"] in names else {}
-        line = json.dumps({**body, **{key: text for key, text in own_id.items() if key not in body}, "ts": body.get("ts", self.now)}).encode()  # fmt: skip
+        line = json.dumps({**own_id, "ts": self.now, **body}).encode()
         self.past.append(line)
         return line
 
@@ -199,7 +203,12 @@ class Market:
                 if asset == "USDT" or self.chance(0.5):
                     yield self.deposit(account, asset)
         if self.chance(0.7):
-            yield {"type": "transfer", "account": "$insurance", "asset": "USDT", "amount": self.pick(("5", "700", "20000"))}
+            yield {
+                "type": "transfer",
+                "account": "$insurance",
+                "asset": "USDT",
+                "amount": self.pick(("5", "700", "20000")),
+            }
         for _ in range(len(self.accounts)):
             yield from self.trade()
 
@@ -276,7 +285,7 @@ class Market:
 
     def funding(self) -> Iterator[Document]:
         """A funding payment."""
-        rate = Fraction(self.random.randint(-10**10, 10**10), self.pick((10**12, 10**12, 10**11)))
+        rate = Fraction(self.random.randint(-(10**10), 10**10), self.pick((10**12, 10**12, 10**11)))
         yield {"type": "funding", "symbol": self.pick(self.symbols), "rate": show(rate)}
 
     def qty(self, symbol: str, share: Fraction) -> str:
@@ -318,7 +327,7 @@ class Market:
     def fill(self, account: str, symbol: str, side: str, qty: str) -> Iterator[Document]:
         """Yield one account's side of a trade: net, on a hedge leg, or in a bucket that is first given its margin."""
         mode = self.legs.setdefault((account, symbol), self.pick(("net", "net", "net", "hedge", "isolated")))
-        body = {"type": "fill", "account": account, "symbol": symbol, "side": side, "qty": qty}
+        body: Document = {"type": "fill", "account": account, "symbol": symbol, "side": side, "qty": qty}
         fields = INSTRUMENTS[symbol][0]
         body["price"] = self.near(symbol, Fraction(self.random.randint(-20, 20), 10_000))
         if self.chance(0.3):
@@ -326,7 +335,13 @@ class Market:
         if mode == "isolated":
             body["isolated"] = True
             margin = show(Fraction(self.random.randint(1, 300), 1000) * INSTRUMENTS[symbol][2])
-            yield {"type": "transfer", "account": account, "asset": fields["settle"], "amount": margin, "symbol": symbol}
+            yield {
+                "type": "transfer",
+                "account": account,
+                "asset": fields["settle"],
+                "amount": margin,
+                "symbol": symbol,
+            }
         if mode == "hedge":
             own, other = ("long", "short") if side == "buy" else ("short", "long")
             body["leg"] = other if self.leg_size(account, symbol, other) >= decimal(qty) and self.chance(0.4) else own
@@ -384,7 +399,12 @@ class Market:
 
     def answer(self, order: Document) -> Iterator[Document]:
         """Yield one or more answers to an order."""
-        done = {"type": "order_done", "order_id": order["order_id"], "account": order["account"], "status": self.pick(STATUSES)}
+        done = {
+            "type": "order_done",
+            "order_id": order["order_id"],
+            "account": order["account"],
+            "status": self.pick(STATUSES),
+        }
         if self.chance(0.25):
             yield done
             return
@@ -400,7 +420,10 @@ class Market:
         lot = decimal(INSTRUMENTS[order["symbol"]][0]["lot"])
         lots = int(decimal(order["qty"]) / lot)
         lots = self.pick((lots, lots, max(1, lots // 2), 1, lots + 1, 3 * lots))
-        price = self.pick((order["limit_price"], self.near(order["symbol"], Fraction(0)), self.near(order["symbol"], Fraction(self.random.randint(-300, 300), 10_000))))  # fmt: skip
+        away = Fraction(self.random.randint(-300, 300), 10_000)
+        price = self.pick(
+            (order["limit_price"], self.near(order["symbol"], Fraction(0)), self.near(order["symbol"], away))
+        )
         body = {"type": "fill", "account": order["account"], "symbol": order["symbol"], "side": order["side"],
                 "qty": show(lots * lot), "price": price, "order_id": order["order_id"]}  # fmt: skip
         if decimal(price) <= 0:
@@ -470,7 +493,14 @@ class Market:
         held = self.held("$insurance", symbol)
         side = "sell" if held > 0 else "buy"
         qty = show(abs(held)) if held else self.qty(symbol, Fraction(1, 10))
-        yield {"type": "fill", "account": "$insurance", "symbol": symbol, "side": side, "qty": qty, "price": self.near(symbol, Fraction(0))}
+        yield {
+            "type": "fill",
+            "account": "$insurance",
+            "symbol": symbol,
+            "side": side,
+            "qty": qty,
+            "price": self.near(symbol, Fraction(0)),
+        }
 
     def broken_line(self) -> Iterator[bytes]:
         """A line that no parser or book should take."""

@@ -135,8 +135,8 @@ class Oracle:
     def fund_equity(self) -> Fraction:
         """Return the fund's wallets at P plus its PnL at marks, without haircuts."""
         holding, market = self.holding(0), self.market()
-        wallets = sum(Fraction(units) * market.price(asset) for asset, units in holding.balances.items() if units)
-        return wallets + sum(part.pnl_units for part in figures_of(holding, market).positions)
+        wallets = [units * market.price(asset) for asset, units in holding.balances.items() if units]
+        return sum(wallets, Fraction(0)) + sum(part.pnl_units for part in figures_of(holding, market).positions)
 
     def after_closes(self, row: int, closes: list[Document]) -> tuple[int, int]:
         """Return equity and maintenance margin of a row after closes at their expected cost."""

@@ -1,9 +1,10 @@
 """At which mark an account becomes liquidatable, all other prices frozen (README, "Liquidation price").
 
-The slack equity - maintenance margin is concave in one symbol's price (linear contracts) or in its inverse (inverse
-contracts): PnL is linear, maintenance margin convex. So the healthy prices form one interval, and its edges are found
-by widening steps away from a healthy price, then halving. The test is the exact one, roundings included, on the grid
-of printable marks, so the printed price is liquidatable and its neighbour on the healthy side is not.
+Between two prices at which a position enters another tier, equity less maintenance margin is linear in the price of a
+linear contract, and in its inverse for an inverse one: it rises or falls, so an account changes its standing at most
+once there. The edge nearest to the mark is therefore found by walking outward from tier border to tier border until
+the standing has changed, then halving. The test is the exact one, roundings included, on the grid of printable marks:
+the printed price is liquidatable, its neighbour on the healthy side is not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from engine.core.kernels.arith import mul_div_floor
 from engine.core.kernels.compile import kernel
 from engine.core.kernels.margin import (
+    FLOOR,
     IS_INVERSE,
     VALUE_DEN,
     VALUE_NUM,
@@ -41,13 +43,42 @@ def slack_parts(legs, spec, tiers, price, asset_price, rest):
 @kernel
 def price_bounds(legs, spec, asset_price, step):
     """Return the lowest and highest grid count (price = count x step) at which no notional leaves its bound."""
-    size = np.int64(0)
+    size = np.int64(1)
     for leg in range(legs.shape[0]):
         size = max(size, abs(legs[leg, 0]))
     bound = _NOTIONAL_MAX if asset_price <= _UNIT else mul_div_floor(_NOTIONAL_MAX, _UNIT, asset_price)
     if spec[IS_INVERSE] != 0:
         return mul_div_floor(size, spec[VALUE_NUM], bound) // step + 1, _NOTIONAL_MAX // step
-    return np.int64(1), min(_NOTIONAL_MAX, mul_div_floor(bound, spec[VALUE_DEN], size * spec[VALUE_NUM])) // step
+    return np.int64(1), price_of_notional(spec, size, bound) // step
+
+
+@kernel
+def price_of_notional(spec, size, notional):
+    """Return the price in steps at which ``size`` > 0 is worth ``notional`` > 0, rounded down, at most the bound."""
+    if spec[IS_INVERSE] != 0:
+        if size // notional >= _NOTIONAL_MAX // spec[VALUE_NUM]:
+            return _NOTIONAL_MAX
+        return min(_NOTIONAL_MAX, mul_div_floor(size, spec[VALUE_NUM], notional))
+    worth = size * spec[VALUE_NUM]
+    if notional // worth >= _NOTIONAL_MAX // spec[VALUE_DEN]:
+        return _NOTIONAL_MAX
+    return min(_NOTIONAL_MAX, mul_div_floor(notional, spec[VALUE_DEN], worth))
+
+
+@kernel
+def tier_borders(legs, spec, tiers, step, low, high):
+    """Return the grid counts around every price at which a leg changes its tier, and both ends, in rising order."""
+    counts = np.empty(3 * legs.shape[0] * tiers.shape[0] + 2, dtype=np.int64)
+    counts[0], counts[1] = low, high
+    found = 2
+    for leg in range(legs.shape[0]):
+        for tier in range(1, tiers.shape[0]):
+            border = price_of_notional(spec, abs(legs[leg, 0]), tiers[tier, FLOOR]) // step
+            for count in range(border - 1, border + 2):
+                if low < count < high:
+                    counts[found] = count
+                    found += 1
+    return np.sort(counts[:found])
 
 
 @kernel
@@ -62,68 +93,36 @@ def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below):
     here = mark // step
     if here < low or here > high:
         return np.int64(0)
-    equity, maintenance = slack_parts(legs, spec, tiers, mark, asset_price, rest)
-    if is_liquidatable(equity, maintenance, below):
-        healthy = _healthiest(legs, spec, tiers, step, asset_price, rest, low, high)
-        equity, maintenance = slack_parts(legs, spec, tiers, healthy * step, asset_price, rest)
-        if is_liquidatable(equity, maintenance, below):
-            return np.int64(0)
-        return _bisect(legs, spec, tiers, step, asset_price, rest, below, healthy, here) * step
-    down = _edge(legs, spec, tiers, step, asset_price, rest, below, here, low)
-    up = _edge(legs, spec, tiers, step, asset_price, rest, below, here, high)
-    if down == 0 or (up != 0 and up - here < here - down):
+    borders = tier_borders(legs, spec, tiers, step, low, high)
+    above = np.searchsorted(borders, here, side="right")
+    down = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[:above][::-1])
+    up = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[above:])
+    if down == 0 or (up != 0 and abs(up - here) < abs(here - down)):
         return up * step
     return down * step
 
 
 @kernel
-def _edge(legs, spec, tiers, step, asset_price, rest, below, here, bound):
-    """Return the nearest liquidatable count between a healthy ``here`` and ``bound``, or 0 if there is none."""
-    direction = np.int64(1) if bound > here else np.int64(-1)
-    width = np.int64(1)
-    healthy = here
-    while healthy != bound:
-        probe = healthy + direction * width
-        if (probe - bound) * direction > 0:
-            probe = bound
-        equity, maintenance = slack_parts(legs, spec, tiers, probe * step, asset_price, rest)
-        if is_liquidatable(equity, maintenance, below):
-            return _bisect(legs, spec, tiers, step, asset_price, rest, below, healthy, probe)
-        healthy = probe
-        if width < 2_000_000_000_000_000_000:
-            width *= 2
+def _is_liquidatable_at(legs, spec, tiers, price, asset_price, rest, below):
+    equity, maintenance = slack_parts(legs, spec, tiers, price, asset_price, rest)
+    return is_liquidatable(equity, maintenance, below)
+
+
+@kernel
+def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders):
+    """Return the liquidatable count at the first change of standing from ``here`` along ``borders``, or 0."""
+    standing = _is_liquidatable_at(legs, spec, tiers, here * step, asset_price, rest, below)
+    known = here
+    for index in range(borders.size):
+        probe = borders[index]
+        if _is_liquidatable_at(legs, spec, tiers, probe * step, asset_price, rest, below) == standing:
+            known = probe
+            continue
+        while abs(probe - known) > 1:
+            middle = known + (probe - known) // 2
+            if _is_liquidatable_at(legs, spec, tiers, middle * step, asset_price, rest, below) == standing:
+                known = middle
+            else:
+                probe = middle
+        return known if standing else probe
     return np.int64(0)
-
-
-@kernel
-def _bisect(legs, spec, tiers, step, asset_price, rest, below, healthy, liquidatable):
-    """Return the liquidatable count next to the healthy side, given one count on either side of the edge."""
-    while abs(healthy - liquidatable) > 1:
-        middle = healthy + (liquidatable - healthy) // 2
-        equity, maintenance = slack_parts(legs, spec, tiers, middle * step, asset_price, rest)
-        if is_liquidatable(equity, maintenance, below):
-            liquidatable = middle
-        else:
-            healthy = middle
-    return liquidatable
-
-
-@kernel
-def _healthiest(legs, spec, tiers, step, asset_price, rest, low, high):
-    """Return the count with the largest slack between ``low`` and ``high``: the peak of a concave function."""
-    while high - low > 2:
-        third = (high - low) // 3
-        left, right = low + third, high - third
-        equity, maintenance = slack_parts(legs, spec, tiers, left * step, asset_price, rest)
-        slack_left = equity - maintenance
-        equity, maintenance = slack_parts(legs, spec, tiers, right * step, asset_price, rest)
-        if slack_left < equity - maintenance:
-            low = left + 1
-        else:
-            high = right - 1
-    best, best_slack = low, np.int64(0)
-    for count in range(low, high + 1):
-        equity, maintenance = slack_parts(legs, spec, tiers, count * step, asset_price, rest)
-        if count == low or equity - maintenance > best_slack:
-            best, best_slack = count, equity - maintenance
-    return best

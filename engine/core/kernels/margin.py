@@ -34,7 +34,9 @@ def notional_parts(spec, size, price):
         return quotient, remainder, price
     if spec[VALUE_DEN] == 1:
         return size * price * spec[VALUE_NUM], np.int64(0), np.int64(1)
-    quotient, remainder = mul_div_rem(size * price, spec[VALUE_NUM], spec[VALUE_DEN])
+    # The notional fits in int64; size x price alone need not, nor the larger of them times the numerator.
+    less, more = (size, price) if size < price else (price, size)
+    quotient, remainder = mul_div_rem(more, less * spec[VALUE_NUM], spec[VALUE_DEN])
     return quotient, remainder, spec[VALUE_DEN]
 
 

@@ -114,7 +114,9 @@ class Feather(Container):
                     for row in feather_lines(batch.slice(first, FEATHER_ROWS_MAX)):
                         number += 1
                         yield number, row
-                self.source.position = self.source.size_bytes * (index + 1) // table.num_record_batches
+                    done = min(first + FEATHER_ROWS_MAX, batch.num_rows)
+                    share = self.source.size_bytes * (index * batch.num_rows + done)
+                    self.source.position = share // (table.num_record_batches * batch.num_rows)
         self.source.position = self.source.size_bytes
 
     def cells(self, row: bytes) -> list[str]:

@@ -1,0 +1,301 @@
+"""Thirty planted bugs, each of which the quick simulation or the unit tests must catch: ``python -m tests.mutants``.
+
+Each is one change of one place of the engine, made in a copy of the tree. First the simulation runs some seeds, and
+where it sees nothing the tests named run as well. A bug that hangs counts as caught. Names as arguments choose some.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("engine", "tests", "config", "pyproject.toml")
+SEEDS = 24
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug: ``old`` stands exactly once in ``file``; ``tests`` are those that should see it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ()
+
+
+LIQUIDATION = "engine/core/liquidation.py"
+TAKEOVER = "engine/core/takeover.py"
+INTAKE = "engine/core/intake.py"
+MARGIN = "engine/core/kernels/margin.py"
+LEDGER = "engine/core/ledger.py"
+GUARDS = "engine/core/guards.py"
+DEBTS = "engine/core/debts.py"
+MACHINE = "engine/core/machine.py"
+
+MUTANTS = (
+    Mutant(
+        "trigger is strict",
+        MARGIN,
+        "return equity < maintenance if below else equity <= maintenance",
+        "return equity < maintenance",
+        ("tests/test_kernels.py",),
+    ),
+    Mutant(
+        "margin rounds down",
+        MARGIN,
+        "margin = millions * rate - tiers[tier, DEDUCTION] + div_up(rest, _PPM) if",
+        "margin = millions * rate - tiers[tier, DEDUCTION] + rest // _PPM if",
+        ("tests/test_kernels.py",),
+    ),
+    Mutant(
+        "floor belongs to the tier below",
+        MARGIN,
+        "if notional < tiers[candidate, FLOOR]:",
+        "if notional <= tiers[candidate, FLOOR]:",
+        ("tests/test_margin_against_reference.py",),
+    ),
+    Mutant(
+        "haircut is forgotten on debts",
+        MARGIN,
+        "    if balance <= 0:\n",
+        "    if balance < -_UNIT:\n",
+        ("tests/test_kernels.py",),
+    ),
+    Mutant(
+        "repeated fill is booked again",
+        INTAKE,
+        'shard.ids.add(("fill", event.account, event.fill_id))',
+        'shard.ids.add(("fill", "", event.fill_id))',
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "old mark is taken",
+        INTAKE,
+        "if mark.value != 0 and event.ts < max(mark.ts, mark.pending_ts):",
+        "if mark.value != 0 and event.ts < 0:",
+        ("tests/test_guards.py", "tests/test_liquidation.py"),
+    ),
+    Mutant(
+        "withdrawal is examined by nobody",
+        INTAKE,
+        'return Applied("transfer", (row,))',
+        'return Applied("transfer")',
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "fee goes nowhere",
+        LEDGER,
+        "    book.system[FEES][asset] += amount\n",
+        "    book.system[FEES][asset] += amount - amount % 2\n",
+    ),
+    Mutant(
+        "clearing keeps its size", LEDGER, "        clearing.size -= part\n", "        clearing.size -= abs(part)\n"
+    ),
+    Mutant(
+        "flip closes nothing",
+        LEDGER,
+        "        parts = [-held, size + held]\n",
+        "        parts = [size + held, -held]\n",
+    ),
+    Mutant(
+        "fund gives what it has not",
+        DEBTS,
+        "paid = min(deficit, max(0, before))",
+        "paid = min(deficit, abs(before))",
+        ("tests/test_takeover.py",),
+    ),
+    Mutant(
+        "write-off is not told",
+        DEBTS,
+        "        if uncovered:\n            ledger.write_off(book, row, asset, uncovered)\n",
+        "        if uncovered:\n            ledger.write_off(book, row, asset, uncovered + 1)\n",
+    ),
+    Mutant(
+        "fund ignores its floor",
+        TAKEOVER,
+        "    floor = book.policy.insurance_floor_units\n",
+        "    floor = -(10**18)\n",
+        ("tests/test_takeover.py",),
+    ),
+    Mutant(
+        "winner on the same side",
+        TAKEOVER,
+        "eligible = (np.sign(table[:, SIZE]) != np.sign(share.size))",
+        "eligible = (np.sign(table[:, SIZE]) == np.sign(share.size))",
+    ),
+    Mutant(
+        "winner in an episode",
+        TAKEOVER,
+        "if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:",
+        "if row in (INSURANCE_ROW, episode.row):",
+        ("tests/test_takeover.py",),
+    ),
+    Mutant(
+        "last share forgets the remainder",
+        TAKEOVER,
+        "            part = equity - given\n",
+        "            part = equity - given + 1\n",
+        ("tests/test_takeover.py",),
+    ),
+    Mutant("zero is one short", TAKEOVER, "return -(others * UNIT // price)", "return -(others * UNIT // price) + 1"),
+    Mutant(
+        "healthy ends too early",
+        LIQUIDATION,
+        "equity >= target_equity(maintenance, policy.target_buffer_ppm):",
+        "equity >= maintenance:",
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "takeover while in flight",
+        LIQUIDATION,
+        "    while not episode.orders:\n",
+        "    while len(episode.orders) < 2:\n",
+    ),
+    Mutant(
+        "order leaves the band",
+        LIQUIDATION,
+        "limit = limit_price(book, symbol, held, bankruptcy)",
+        "limit = limit_price(book, symbol, held, None)",
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "liquidation fee takes what is not there",
+        LIQUIDATION,
+        "room = max(0, book.equity(row)) * UNIT",
+        "room = max(UNIT, book.equity(row)) * UNIT",
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "fill leaves the order whole",
+        LIQUIDATION,
+        "    order.left -= done if order.left > 0 else -done\n",
+        "    order.left -= 0 if order.left > 0 else -done\n",
+    ),
+    Mutant(
+        "bucket keeps its rest",
+        LIQUIDATION,
+        "        if rest > 0 and not book.row_positions[row]:",
+        "        if rest > UNIT and not book.row_positions[row]:",
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "pause is not heard",
+        GUARDS,
+        "        if book.instruments[symbol].symbol in shard.paused:\n",
+        '        if "" in shard.paused:\n',
+        ("tests/test_guards.py",),
+    ),
+    Mutant(
+        "hold is not released",
+        GUARDS,
+        '        report(shard, row, "liquidation_released", hold)\n',
+        '        report(shard, row, "liquidation_held", hold)\n',
+    ),
+    Mutant(
+        "stale mark counts as fresh",
+        GUARDS,
+        "return limit_ms > 0 and shard.clock - price.ts > limit_ms * NS_PER_MS",
+        "return limit_ms > 0 and shard.clock - price.ts > limit_ms * NS_PER_MS * 2",
+        ("tests/test_guards.py",),
+    ),
+    Mutant(
+        "budget is counted once",
+        "engine/core/pacing.py",
+        "        self.total += notional\n",
+        "        self.total = notional\n",
+        ("tests/test_guards.py",),
+    ),
+    Mutant(
+        "best first",
+        MACHINE,
+        "        return sorted(rows, key=standing)\n",
+        "        return sorted(rows, key=standing, reverse=True)\n",
+        ("tests/test_liquidation.py",),
+    ),
+    Mutant(
+        "timers fire a message late",
+        MACHINE,
+        "shard.timers[0][0] <= shard.clock:",
+        "shard.timers[0][0] < shard.clock:",
+        ("tests/test_guards.py",),
+    ),
+    Mutant(
+        "prune stops a lot early",
+        "engine/core/plan.py",
+        "        while enough - short > 1:\n",
+        "        while enough - short > 2:\n",
+        ("tests/test_plan.py",),
+    ),
+)
+
+
+def main(names: list[str]) -> int:
+    """Plant each bug in a copy of the tree and say who caught it; return 1 if any was missed."""
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_tree(Path(folder))
+        verdict = try_catch(tree, MUTANTS[0].tests)
+        if verdict is not None:
+            print(f"the engine as it is does not pass: {verdict}")
+            return 1
+        for mutant in MUTANTS:
+            if not names or mutant.name in names:
+                verdict = try_mutant(tree, mutant)
+                print(f"{'caught' if verdict else 'MISSED'}: {mutant.name}: {verdict or mutant.file}", flush=True)
+                missed += [] if verdict else [mutant.name]
+    return int(bool(missed))
+
+
+def copy_tree(tree: Path) -> Path:
+    """Copy what the simulation and the tests need."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def try_mutant(tree: Path, mutant: Mutant) -> str | None:
+    """Return who caught a planted bug, or None."""
+    path = tree / mutant.file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        return try_catch(tree, mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def try_catch(tree: Path, tests: tuple[str, ...]) -> str | None:
+    """Return what the simulation says, else what the tests say, None where all is well."""
+    commands = [["tests.simulation.run", "--quick", str(SEEDS)]]
+    if tests:
+        commands.append(["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests])
+    for command in commands:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                cwd=tree,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{command[0]} hung"
+        if done.returncode:
+            lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or [""]
+            return f"{command[0]}: {lines[0 if command[0] != 'pytest' else -1][:120]}"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
