@@ -22,6 +22,9 @@ from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Shard
 from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
+# A haircut beyond this factor is as good as no weight at all.
+_WEIGHT_MIN = 1_000
+
 
 @dataclass(slots=True)
 class Share:
@@ -68,44 +71,47 @@ def run_waterfall(shard: Shard, episode: Episode) -> bool:
 
 
 def exact_shares(book: Book, row: int) -> list[Share]:
-    """Return the row's positions with the exact cash that leaves it zero equity, in symbol order."""
+    """Return the row's positions with the exact cash that leaves it zero equity, in symbol order.
+
+    Each position's cash brings the row from its equity before to that less the position's part, at the value balances
+    have as collateral: so each part carries the haircut of what its own close turns from profit into a balance.
+    """
     equity, maintenance = book.equity(row), book.maintenance(row)
     keys = book.row_positions[row]
     balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
+    entries = [book.holders[symbol].table[book.holders[symbol].places[row, leg]] for symbol, leg in keys]
+    pnl_left = sum(int(entry[PNL]) for entry in entries)
     shares, given = [], 0
-    for index, (symbol, leg) in enumerate(keys):
+    for index, ((symbol, leg), entry) in enumerate(zip(keys, entries, strict=True)):
         size, cost = book.position(row, symbol, leg)
         asset = book.settle[symbol]
-        if index < len(keys) - 1:
-            margin = int(book.holders[symbol].table[book.holders[symbol].places[row, leg], MARGIN])
-            part = equity * margin // maintenance
-            # The mark value is what closing at the mark would bring; its share of the equity stays with the taker.
-            worth = part * UNIT // book.asset_prices[asset].value
-            cash = fill_cash(book, symbol, -size, book.marks[symbol].value) - worth
-            balances[asset] += cost + cash
-        else:
-            part = equity - given
-            cash = zero_balance(book, balances, asset) - balances[asset] - cost
+        is_last = index == len(keys) - 1
+        part = equity - given if is_last else equity * int(entry[MARGIN]) // maintenance
         given += part
+        pnl_left -= int(entry[PNL])
+        balance = balance_worth(book, balances, asset, equity - given - pnl_left)
+        cash = balance - balances[asset] - cost
+        balances[asset] = balance
         shares.append(Share(symbol, leg, size, part, cash, size, cash, part))
     return shares
 
 
-def zero_balance(book: Book, balances: list[int], asset: int) -> int:
-    """Return the smallest balance of ``asset`` at which these balances are worth no less than zero together."""
+def balance_worth(book: Book, balances: list[int], asset: int, target: int) -> int:
+    """Return the smallest balance of ``asset`` that makes these balances together worth at least ``target``.
+
+    Where its last slice has (nearly) no weight, no balance may do it: then 0, and debts stay to be settled.
+    """
     others = sum(book.balance_value(other, balance) for other, balance in enumerate(balances) if other != asset)
-    price = book.asset_prices[asset].value
-    if others >= 0:
-        # A debt counts in full: the largest debt that the rest of the collateral still carries.
-        return -(others * UNIT // price)
-    low, high = 0, div_up(-others * UNIT, price)
-    if book.balance_value(asset, high * 1_000) + others < 0:
-        # Its weight is (nearly) zero: no balance can carry the debts, which stay for the debts to be settled.
+    needed, price = target - others, book.asset_prices[asset].value
+    if needed <= 0:
+        # A debt counts in full: the largest that the rest still carries.
+        return -(-needed * UNIT // price)
+    low, high = 0, _WEIGHT_MIN * div_up(needed * UNIT, price)
+    if book.balance_value(asset, high) < needed:
         return 0
-    high *= 1_000
     while low < high:
         middle = (low + high) // 2
-        if book.balance_value(asset, middle) + others >= 0:
+        if book.balance_value(asset, middle) >= needed:
             high = middle
         else:
             low = middle + 1
@@ -278,8 +284,9 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
     holders, instrument = book.holders[symbol], book.instruments[symbol]
     asset_price = book.asset_prices[book.settle[symbol]].value
     mark = book.marks[symbol].value
-    # What the winners lose per lot against the mark, as loss / loss_lots.
-    loss, loss_lots = -share.equity, abs(share.size) // instrument.lot_steps
+    # What takers of the whole position pay above its worth at the mark: their loss, spread over its lots.
+    paid_above = share.cash - fill_cash(book, symbol, -share.size, mark)
+    loss, loss_lots = paid_above * asset_price // UNIT + 1, abs(share.size) // instrument.lot_steps
     per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
     has_haircut = book.assets[book.settle[symbol]].weights != ((0, PPM),)
     table = holders.table[: holders.count]
