@@ -128,13 +128,14 @@ def check_plan(standing: Standing, pacing: Pacing, clock: int) -> Iterator[Findi
     stages = [entry for entry in decision["plan"] if "symbol" in entry]
     sales = [entry for entry in decision["plan"] if "symbol" not in entry]
     sent = dict.fromkeys(range(len(standing.positions)), Fraction(0))
+    if not standing.positions:
+        yield from check_debt_sales(standing, sales)
     for index, entry in enumerate(decision["plan"]):
         if "symbol" in entry:
             yield from check_close(f"plan[{index}]", entry, standing, sent)
         else:
             yield from check_sale(f"plan[{index}]", entry, standing)
     if not standing.positions:
-        yield from check_debt_sales(standing, sales)
         return
     takeover = amount(standing.policy["takeover_ratio"])
     is_sound = standing.equity > takeover * standing.maintenance

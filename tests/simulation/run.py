@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 
 from engine.core.events import Ignored, Message, Origin, Output
 from engine.core.machine import Machine
@@ -24,9 +25,10 @@ from engine.edges.codec import decode, encode
 from engine.edges.digest import state_document, state_hash
 from engine.edges.venue import BookVenue
 from engine.errors import LiqEngineError
-from tests.simulation.invariants import Broken, HeardVenue, Judge, WatchedShard, parse, watching
+from tests.simulation.invariants import HeardVenue, Judge, parse, watching
 from tests.simulation.market import Market
 from tests.simulation.oracle import Document, Oracle
+from tests.simulation.outputs import Broken, WatchedShard
 from tests.simulation.plan import Plan, plan_text, save_plan, shrink
 
 LOG = "plan.jsonl"
@@ -106,8 +108,8 @@ class Simulation:
     def finish(self) -> None:
         """Check what must hold of the run as a whole."""
         judge, shard = self.judge, self.shard
-        for row in range(len(shard.book.accounts)):
-            judge.check_figures(row) if row else None
+        for row in judge.rows():
+            judge.check_figures(row)
         dump = json.loads(encode(dump_book(shard)))
         judge.law("a book loads again", reload(shard, dump) == dump, "the book it dumps is another")
         plain = Shard(risk_of(self.plan.risk), venue=BookVenue() if self.plan.venue == "book" else None)
@@ -196,7 +198,8 @@ def explain(result: Result) -> str:
 
 def run_seeds(seeds: range, events: int = EVENTS, workers: int = 2) -> list[Result]:
     """Run many seeds on some processes."""
-    with ProcessPoolExecutor(workers) as pool:
+    # Spawned, not forked: numba's threads do not survive a fork, and newer Pythons warn of it.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         return list(pool.map(run_seed, seeds, [events] * len(seeds), chunksize=4))
 
 
