@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, note, settings
+from hypothesis import given, note, reject, settings
 from hypothesis import strategies as st
 
 from engine.__main__ import main
 from engine.edges.config import load_risk
 from engine.tools.statements import margin_document
+from tests import reference_prices
 from tests.reference import figures_of, freeze_rest, margin_rows
 from tests.reference_book import Holding, read_holdings
 from tests.reference_cases import INVERSE, book_of, long_of, perpetual, risk_of, small_books
@@ -86,18 +87,26 @@ def is_only_roundings(frozen: Frozen, price: str | None, exact: str | None) -> b
     return all(abs(frozen.slack(count)) <= frozen.rounding_units for count in probes)
 
 
-def test_every_figure_of_a_small_book_is_the_oracles(tmp_path):
+def test_every_figure_of_a_small_book_is_the_oracles(tmp_path, monkeypatch):
     counts: Counter[str] = Counter()
+    # The oracle gives up where E - MM is flat on its edge and only roundings decide; let it do so soon.
+    monkeypatch.setattr(reference_prices, "EVALUATIONS_MAX", 5_000)
 
     @given(small_books())
     @settings(max_examples=400)
     def check(case):
         book, risk = case
         note(json.dumps(case))
+        try:
+            margin_rows(book, risk)
+        except RuntimeError:
+            counts["given up"] += 1
+            reject()
         check_rows(tmp_path, book, risk, counts)
 
     check()
     assert counts["fields"] > 5_000
+    assert counts["given up"] < 20, counts
     # Half of these books put the edge on a price to the unit: a search that gave up on them would not be noticed.
     assert counts["knife edges"] < counts["liquidation prices"] / 10, counts
 

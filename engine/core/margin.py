@@ -138,12 +138,15 @@ def round_to_tick(price: Fraction, tick: int, *, up: bool) -> int:
     return price.numerator // (price.denominator * tick) * tick
 
 
-def entry_price(book: Book, symbol: int, size: int, cost: int) -> str:
-    """Return the average entry price as a decimal string of at most 18 decimals, half-even."""
+def entry_price(book: Book, symbol: int, size: int, cost: int) -> str | None:
+    """Return the average entry price as a decimal string of at most 18 decimals, half-even.
+
+    None for an inverse position that cost nothing: no price is high enough.
+    """
     instrument = book.instruments[symbol]
     scale = 10 ** (ENTRY_DECIMALS - instrument.price_decimals)
     if cost == 0:
-        return "0"
+        return None if instrument.is_inverse else "0"
     if instrument.is_inverse:
         numerator, denominator = size * instrument.value_num, cost
     else:

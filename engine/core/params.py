@@ -264,7 +264,8 @@ def parse_weights(key: str, value: Any) -> tuple[tuple[int, int], ...]:
 
 def parse_tiers(key: str, value: Any) -> tuple[Tier, ...]:
     """Return maintenance tiers; a rate may not shrink with the notional."""
-    leverage = scaled(PPM_DECIMALS, 0, MAX_LEVERAGE * PPM, low_open=True)
+    # Below 1 an initial margin would exceed the notional, and its sum the bounds that notionals keep.
+    leverage = scaled(PPM_DECIMALS, PPM, MAX_LEVERAGE * PPM)
     columns = (("floor", money), ("maintenance_rate", rate), ("max_leverage", leverage))
     tiers = tuple(Tier(*row) for row in table(columns)(key, value))
     for index in range(1, len(tiers)):
@@ -412,6 +413,8 @@ def derive_scales(values: dict[str, Any]) -> dict[str, int]:
     else:
         common = gcd(numerator, 10**places)
         value_num, value_den = numerator // common, 10**places // common
+        if max(value_num, value_den) > POSITION_UNITS_MAX:
+            raise ParamError("multiplier", format_number(values["multiplier"]), "must have at most 18 digits")
     return {
         "mark_decimals": mark_decimals,
         "size_decimals": size_decimals,

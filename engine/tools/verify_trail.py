@@ -133,7 +133,6 @@ class Trail:
         """Yield what is wrong with the beginning of an episode."""
         yield from ratio(body)
         yield from demand("type", body["type"], "one episode at a time", holds=row not in self.episodes)
-        yield from demand("type", body["type"], "nothing while the row is held", holds=row not in self.holds)
         is_due = amount(body["equity"]) <= amount(body["maintenance_margin"])
         yield from demand("equity", body["equity"], "at most the maintenance margin", holds=is_due)
         name, _, number = body["liquidation_id"].rpartition("/")

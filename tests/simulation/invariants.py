@@ -47,8 +47,12 @@ class Judge(Onlooker):
         self.message = message or {}
         self.paused_before, self.answered = set(self.paused), None
         self.marks_ts = [price.ts for price in self.book.marks]
-        if self.message.get("type") == "transfer" and self.message.get("symbol") in self.book.symbol_index:
-            self.waiting = self.bucket_wallet() + try_units(self.message.get("amount"))
+        self.waiting = None
+        symbol = self.message.get("symbol")
+        if self.message.get("type") == "transfer" and symbol in self.book.symbol_index:
+            row = self.book.row_index.get((str(self.message.get("account")), symbol))
+            if row is None or not (self.book.row_positions[row] or row in self.shard.episodes):
+                self.waiting = self.bucket_wallet() + try_units(self.message.get("amount"))
         kind = self.message.get("type")
         if kind == "pause":
             self.paused.add(str(self.message.get("scope")))
@@ -78,8 +82,7 @@ class Judge(Onlooker):
             self.accepted_ids.add(own_id)
         if kind == "transfer":
             self.deposited[self.message["asset"]] += units(str(self.message["amount"]))
-            row = self.book.row_index[self.message["account"], self.message.get("symbol", "")]
-            if row not in self.shard.episodes and not self.book.row_positions[row] and self.message.get("symbol"):
+            if self.waiting is not None:
                 self.law("a bucket keeps its transfer", self.bucket_wallet() == self.waiting, self.message)
 
     def hear(self, message: Document) -> None:

@@ -99,7 +99,7 @@ class Onlooker:
     kinds: Counter[str] = field(default_factory=Counter)
     message: Document = field(default_factory=dict)
     paused_before: set[str] = field(default_factory=set)
-    waiting: int = 0
+    waiting: int | None = None
     answered: tuple[Flight, Fraction, bool] | None = None
     accepted_ids: set[tuple[Any, ...]] = field(default_factory=set)
     had_position: set[int] = field(default_factory=set)

@@ -33,7 +33,7 @@ from tests.simulation.plan import Plan, plan_text, save_plan, shrink
 
 LOG = "plan.jsonl"
 BATCH = 7
-EVENTS = 250
+EVENTS = 200
 # What a bug of the engine or a broken law raises; anything else (memory, an interrupt) ends the run.
 BREAKS = (AssertionError, LiqEngineError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 
