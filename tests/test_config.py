@@ -151,7 +151,7 @@ BROKEN = {
         "instruments.BTCUSDT.tiers[1]: [9, 0.004, 4]:",
         "rates may not shrink",
     ),
-    "leverage zero": (btc("tiers", "[[0, 0.1, 0]]"), "instruments.BTCUSDT.tiers[0].max_leverage: 0:", "above 0"),
+    "leverage zero": (btc("tiers", "[[0, 0.1, 0]]"), "instruments.BTCUSDT.tiers[0].max_leverage: 0:", "at least 1"),
     "lot zero": (btc("lot", "0"), "instruments.BTCUSDT.lot: 0:", "above 0"),
     "lot and tick beyond 8 decimals": (
         btc("price_tick", "0.000001"),
