@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = add_verb(verbs, "demo", run_demo, "a seeded crash over a synthetic population, through the real core")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where the files go (demo-out)")
-    demo.add_argument("--accounts", type=int, default=5000, help="how many accounts (5000)")
+    demo.add_argument("--accounts", type=int, default=3000, help="how many accounts (3000)")
     demo.add_argument("--seed", type=int, default=1, help="seed of population and market (1)")
     add_risk(demo)
 
