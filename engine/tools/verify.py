@@ -7,7 +7,8 @@ own ``decision``, each event from those before it, the summary from all of them.
 Every figure of a decision is held to the others, but for a few no record bears on: which input it followed (``input``),
 the exact time of a mark or price (never older than one used before, never of the future), digits of a price that
 rounding swallows, and ``maintenance_margin_after`` where a flow budget cut more than one order of a plan (it is bounded
-then). A parameter that binds nothing is held to what other decisions of the same policy version say.
+then). A parameter that binds nothing is held to what other decisions of the same policy version say. All of that, and
+a line lost at the very end, still shows in ``outputs_hash``.
 """
 
 from __future__ import annotations

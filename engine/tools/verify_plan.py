@@ -263,7 +263,7 @@ def check_stage(closes: Sequence[Close], stages: Sequence[Body], sales: Sequence
     for entry in stages:
         yield from compare(f"plan: stage of {entry['symbol']}", entry["stage"], derived)
     is_alone = derived == "partial" or not sales
-    yield from demand("plan", len(sales), "no sale where everything is closed", holds=is_alone)
+    yield from demand("plan: sales", len(sales), "no sale where everything is closed", holds=is_alone)
 
 
 def check_outcome(standing: Standing, closes: Sequence[Close], sales: Sequence[Sale]) -> Iterator[Finding]:
