@@ -86,7 +86,10 @@ def exact_shares(book: Book, row: int) -> list[Share]:
         size, cost = book.position(row, symbol, leg)
         asset = book.settle[symbol]
         is_last = index == len(keys) - 1
-        part = equity - given if is_last else equity * int(entry[MARGIN]) // maintenance
+        part = equity - given
+        if not is_last:
+            # Parts of a loss are rounded away from zero, but never beyond what is left of it: no unit is lost twice.
+            part = max(equity * int(entry[MARGIN]) // maintenance, min(part, 0))
         given += part
         pnl_left -= int(entry[PNL])
         balance = balance_worth(book, balances, asset, equity - given - pnl_left)
