@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "last share forgets the remainder",
         TAKEOVER,
-        "part = equity - given if is_last else equity * int(entry[MARGIN]) // maintenance",
-        "part = equity * int(entry[MARGIN]) // maintenance",
+        "if not is_last:",
+        "if True:",
         ("tests/test_takeover.py",),
     ),
     Mutant("zero is one short", TAKEOVER, "return -(-needed * UNIT // price)", "return -(-needed * UNIT // price) + 1"),
