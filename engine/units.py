@@ -12,7 +12,6 @@ Python ints are exact and unbounded; the int64 twins for kernels are in ``core/k
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 UNIT = 100_000_000
 UNIT_DECIMALS = 8
@@ -32,8 +31,6 @@ ACCOUNT_UNITS_MAX = 8 * 10**18
 # An exact decimal number: (mantissa, places), value = mantissa / 10**places, places >= 0, no trailing zeros.
 Number = tuple[int, int]
 
-ZERO: Number = (0, 0)
-
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
 # Longer than any number a venue prints; bounds the work a hostile line can ask for.
 NUMBER_CHARS_MAX = 64
@@ -51,29 +48,6 @@ def try_number(text: str) -> Number | None:
         fraction = fraction.rstrip("0")
         return int(whole + fraction), len(fraction)
     return int(whole), 0
-
-
-def number_from_int(value: int) -> Number:
-    """Return ``value`` as a Number."""
-    return value, 0
-
-
-def number_from_float(value: float) -> Number:
-    """Return the shortest decimal that reads back as ``value`` (what ``repr`` prints), exactly.
-
-    For sources that store binary floats (feather, parquet, JSON candles); NaN and infinities raise ValueError.
-    """
-    sign, digits, exponent = Decimal(repr(value)).as_tuple()
-    if not isinstance(exponent, int):
-        raise ValueError(f"not a finite number: {value!r}")
-    mantissa = int("".join(map(str, digits)))
-    if exponent >= 0:
-        mantissa, places = mantissa * 10**exponent, 0
-    else:
-        places = -exponent
-        while places and mantissa % 10 == 0:
-            mantissa, places = mantissa // 10, places - 1
-    return (-mantissa if sign else mantissa), places
 
 
 def number_decimals(number: Number) -> int:

@@ -129,14 +129,14 @@ class CauseTotals:
 class FundSeries:
     """The insurance fund's wallet of one asset."""
 
-    __slots__ = ("_buckets", "causes", "end", "low", "low_ts", "start", "start_ts", "steps")
+    __slots__ = ("_buckets", "causes", "end", "low", "start", "start_ts", "steps")
 
     def __init__(self, body: dict[str, Any]) -> None:
         """Start at the balance before ``body``, the asset's first ``insurance_fund`` message."""
         self._buckets: Buckets[FundPoint] = Buckets(POINTS_MAX, FundPoint, FundPoint.add)
         self.causes: dict[str, CauseTotals] = {}
         self.start = decimal_of(body["balance"]) - decimal_of(body["change"])
-        self.start_ts = self.low_ts = body["ts"]
+        self.start_ts = body["ts"]
         self.low = self.end = self.start
         self.steps = 0
 
@@ -147,7 +147,7 @@ class FundSeries:
         self.steps += 1
         self.end = balance
         if balance < self.low:
-            self.low, self.low_ts = balance, ts
+            self.low = balance
         totals = self.causes.setdefault(cause, CauseTotals())
         totals.count += 1
         if change >= 0:
