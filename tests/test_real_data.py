@@ -217,6 +217,7 @@ def test_positions_at_each_recorded_cross_liquidation_have_the_notional_the_exch
     shard = Shard(risk)
     machine = Machine(shard)
     messages = list(messages_of([FILLS, TRANSFERS], risk))
+    # Only a Reject or an Ignored has no ts, and these files hold neither.
     times = [message.event.ts for message in messages]  # type: ignore[union-attr]
     prices, fed, table = fill_prices(), 0, []
     liquidations = sorted(recorded_cross_liquidations(), key=lambda liquidation: liquidation.ts)
@@ -310,11 +311,11 @@ def test_crash_takes_every_mark_and_liquidates_many(crash):
     assert len(started) == summary["liquidations"]
     # 5.9: what the parts of all bad debts add up to is what the summary says.
     debts = lines_of(crash.runs["first"] / "bad-debt.jsonl")
-    total: Counter[str] = Counter()
+    total: defaultdict[str, Fraction] = defaultdict(Fraction)
     for debt in debts:
         parts = ("paid_by_insurance", "paid_by_adl", "paid_by_socialisation", "uncovered")
         assert sum(Fraction(debt[part]) for part in parts) == Fraction(debt["deficit"])
-        total[debt["asset"]] += Fraction(debt["deficit"])  # type: ignore[assignment]
+        total[debt["asset"]] += Fraction(debt["deficit"])
     assert {asset: show(Fraction(amount)) for asset, amount in total.items()} == summary["bad_debt"]
 
 
