@@ -225,8 +225,8 @@ def test_fill_of_the_whole_order_ends_the_episode_with_its_figures():
     assert pick(ended, "type liquidation_id account outcome equity closed_notional cost") == (
         "liquidation_ended", "alice/1", "alice", "closed", "4.5", "985", "4.5",
     )  # fmt: skip
-    # With 4.5 she could still carry 450 at 1 %: 4.55 BTC at 98.9 need 4.49995, one lot more 4.500939.
-    assert ended["not_needed"] == "449.995"
+    # With 4.5 she could still carry 450 at 1 %: 4.55 BTC at 98.9 need 4.49995, one lot more 4.500939. Sold at 98.5.
+    assert ended["not_needed"] == "448.175"
     assert (desk.qty("alice"), desk.wallet("alice"), desk.wallet("$fees")) == ("0", "4.5", "0.5")
 
 

@@ -105,6 +105,19 @@ def test_margin_prints_every_figure_of_every_account(files, capsys):
                 "stage": "full",
             }
         ],
+        # Nothing is charged for a close here, so none is dearer than another; with nothing left E stays at 9.
+        "certificate": {
+            "target": "9.89",
+            "deficit": "0.89",
+            "bound": "0",
+            "dual_price": "0",
+            "cost": "0",
+            "gap": "0",
+            "largest_first": "0",
+            "pro_rata": "0",
+            "equity_after": "9",
+            "maintenance_margin_after": "0",
+        },
         "positions": [
             {
                 "symbol": "BTCUSDT",

@@ -455,6 +455,23 @@ def is_budgeted(order: Body) -> bool:
     return is_partial(order) and order["symbol"] == "BTCUSDT"
 
 
+def was_cut(order: Body) -> bool:
+    """Whether a flow budget left less of the plan than was wanted."""
+    return "wanted" in order["decision"]
+
+
+def want(decision: Body, *, more_lots: int) -> None:
+    """Say that more lots of the first close that was cut were wanted."""
+    sent = {(entry.get("symbol"), entry.get("side")): entry for entry in decision["plan"]}
+    entry = next(
+        entry
+        for entry in decision["wanted"]
+        if "symbol" in entry and entry != sent.get((entry["symbol"], entry["side"]))
+    )
+    lot = next(Decimal(terms["lot"]) for terms in decision["instruments"] if terms["symbol"] == entry["symbol"])
+    entry["qty"] = str(Decimal(entry["qty"]) + more_lots * lot)
+
+
 def is_sale(order: Body) -> bool:
     return "asset" in order and bool(order["decision"]["positions"])
 
@@ -694,6 +711,15 @@ FORGERIES: dict[str, tuple[Callable[[Output], None], str]] = {
     "equity after the plan": (figure("certificate", "equity_after"), "decision.certificate.equity_after"),
     "margin after the plan": (
         figure("certificate", "maintenance_margin_after"), "decision.certificate.maintenance_margin_after",
+    ),
+    "more was wanted than the certificate pays for": (
+        in_decision(was_cut, lambda decision: want(decision, more_lots=1)), "decision.certificate.cost",
+    ),
+    "less was wanted than was sent": (
+        in_decision(was_cut, lambda decision: want(decision, more_lots=-10_000)), "decision.wanted",
+    ),
+    "a plan that nothing cut says what was wanted": (
+        in_decision(is_partial, lambda decision: decision.update(wanted=decision["plan"])), "decision.wanted",
     ),
     "a bound above the cost": (figure("certificate", "bound", digit=0), "decision.certificate.cost"),
     # Sales of collateral.

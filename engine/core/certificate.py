@@ -82,11 +82,14 @@ class Ladder:
         return div_up(self.cost_ppm * self.value_of(div_up(value, self.lot_value)), self.scale * PPM)
 
 
-def certificate(ladders: Sequence[Ladder], deficit_ppm: int, needed_ppm: int, cost_units: int) -> dict[str, Any]:
+def certificate(
+    ladders: Sequence[Ladder], deficit_ppm: int, needed_ppm: int, cost_units: int, *, is_bounded: bool
+) -> dict[str, Any]:
     """Return the certificate of a plan that costs ``cost_units``, as decimal strings.
 
     deficit        (1 + b) MM - E, or 0 where that is less; rounded up
-    bound          the fractional optimum, rounded down; null where not even everything frees the deficit
+    bound          the fractional optimum, rounded down; null where not even everything frees the deficit, and with
+                   tier_mode = "whole"
     dual_price     cost of the last unit freed in it, rounded down; null likewise
     cost, gap      of the plan: its expected cost, and how far that is above the bound (null without one)
     largest_first  the largest position closed first, as much as ``needed``, then the next; in whole lots, like the plan
@@ -94,8 +97,9 @@ def certificate(ladders: Sequence[Ladder], deficit_ppm: int, needed_ppm: int, co
 
     ``needed`` is the deficit, or one unit more where that unit takes the account out of the trigger; both are in
     millionths of a unit. A rule that does not reach it short of everything costs what closing everything does.
+    Without ``is_bounded`` the ladders understate what a close frees, and there is no bound, dual price or gap.
     """
-    optimum = fractional_optimum(ladders, deficit_ppm)
+    optimum = fractional_optimum(ladders, deficit_ppm) if is_bounded else None
     bound_units = floor(optimum[0]) if optimum else None
     price = format_scaled(floor(optimum[1] * 10**DUAL_PRICE_DECIMALS), DUAL_PRICE_DECIMALS) if optimum else None
     closes = [ladder for ladder in ladders if not ladder.is_sale]

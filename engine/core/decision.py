@@ -21,11 +21,16 @@ from engine.units import PPM, format_number, format_ppm, format_scaled, format_u
 
 
 def decision_record(
-    shard: Shard, row: int, plan: list[dict[str, Any]], certificate: dict[str, Any] | None
+    shard: Shard,
+    row: int,
+    plan: list[dict[str, Any]],
+    wanted: list[dict[str, Any]] | None,
+    certificate: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the ``decision`` of the orders in ``plan`` for a row, at the prices in force.
 
-    ``certificate`` says why the plan is (nearly) the cheapest; sales of an account without positions need none.
+    ``wanted`` is the plan before a flow budget cut it, None where none did. ``certificate`` says why the plan (the
+    wanted one) is (nearly) the cheapest; sales of an account without positions need none.
     """
     book = shard.book
     equity, maintenance = book.equity(row), book.maintenance(row)
@@ -47,6 +52,7 @@ def decision_record(
         "costs": [cost_fields(shard, symbol) for symbol in symbols],
         **({"left_out": left_out} if left_out else {}),
         "plan": plan,
+        **({"wanted": wanted} if wanted is not None else {}),
         **({"certificate": certificate} if certificate is not None else {}),
         "policy_version": book.policy_version,
         "input": place_fields(shard.origin),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from engine.core.debts import emit_bad_debt
 from engine.core.decision import standing_fields, target_equity
 from engine.core.events import EVENTS_TOPIC, ORDERS_TOPIC
-from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Shard
-from engine.units import UNIT, format_units
+from engine.units import format_units
 
 
 def start_episode(shard: Shard, row: int, cause: str) -> Episode:
@@ -45,8 +44,9 @@ def end_episode(shard: Shard, episode: Episode, outcome: str) -> None:
 def not_needed(shard: Shard, episode: Episode) -> int:
     """Return how much closed notional could stand open again at the marks with the target still met.
 
-    The last closes are put back first, in whole lots; putting back at the mark changes margin, not equity. In
-    valuation units, rounded down. Nothing counts where positions were taken over: they were not closed by choice.
+    The last closes are put back first, in whole lots; putting back at the mark changes margin, not equity. What they
+    were worth when they were closed counts, in valuation units, rounded down: never more than ``closed_notional``.
+    Nothing counts where positions were taken over: they were not closed by choice.
     """
     book, row = shard.book, episode.row
     if episode.outcome is not None:
@@ -54,7 +54,7 @@ def not_needed(shard: Shard, episode: Episode) -> int:
     equity, maintenance = book.equity(row), book.maintenance(row)
     reopened: dict[tuple[int, int], int] = {}
     total = 0
-    for symbol, leg, traded in reversed(episode.closed):
+    for symbol, leg, traded, worth in reversed(episode.closed):
         instrument = book.instruments[symbol]
         held = book.position(row, symbol, leg)[0] + reopened.get((symbol, leg), 0)
         margin = book.position_values(symbol, held, 0)[1]
@@ -70,6 +70,5 @@ def not_needed(shard: Shard, episode: Episode) -> int:
         size = sign * low * instrument.lot_steps
         maintenance += book.position_values(symbol, held + size, 0)[1] - margin
         reopened[symbol, leg] = reopened.get((symbol, leg), 0) + size
-        notional = symbol_notional(book, symbol, abs(size), book.marks[symbol].value)
-        total += notional * book.asset_prices[book.settle[symbol]].value // UNIT
+        total += worth * abs(size) // abs(traded)
     return total

@@ -58,11 +58,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Orders to send now."""
+    """Orders to send now; ``uncut`` holds the closes of the whole plan where a flow budget left less of it."""
 
     closes: list[Close] = field(default_factory=list)
     sales: list[Sale] = field(default_factory=list)
     certificate: dict[str, Any] | None = None
+    uncut: list[Close] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +233,10 @@ def fit_budget(shard: Shard, row: int, orders: Send) -> Send | Pace:
             size = room * step if close.size > 0 else -room * step
             flow.note(shard.clock, symbol_notional(book, close.symbol, abs(size), book.marks[close.symbol].value))
             closes.append(replace(close, size=size))
+    if blocked is None:
+        return orders
     # A sale is the rest of a plan whose closes do the work: alone it would be planned again, ever smaller, at once.
-    if closes or blocked is None:
-        return replace(orders, closes=closes)
-    return Pace(blocked)
+    return replace(orders, closes=closes, uncut=orders.closes) if closes else Pace(blocked)
 
 
 def send_orders(shard: Shard, episode: Episode, orders: Send) -> None:
@@ -243,8 +244,9 @@ def send_orders(shard: Shard, episode: Episode, orders: Send) -> None:
     book, row = shard.book, episode.row
     planned: list[Close | Sale] = [*orders.closes, *orders.sales]
     check(bool(planned), f"{episode.liquidation_id}: nothing planned for an account that must be liquidated")
-    plan = [close_fields(book, close) for close in orders.closes] + [sale.fields(book) for sale in orders.sales]
-    decision = decision_record(shard, row, plan, orders.certificate)
+    plan = plan_fields(book, orders.closes, orders.sales)
+    wanted = plan_fields(book, orders.uncut, orders.sales) if orders.uncut else None
+    decision = decision_record(shard, row, plan, wanted, orders.certificate)
     for fields, order in zip(plan, planned, strict=True):
         order_id = shard.next_order_id(episode)
         names = {"order_id": order_id, "liquidation_id": episode.liquidation_id, **shard.subject(row)}
@@ -271,6 +273,11 @@ def send_orders(shard: Shard, episode: Episode, orders: Send) -> None:
             body = {**names, **fields, "decision": decision}
             shard.emit(ORDERS_TOPIC, book.accounts[row], "collateral_sale", body)
         shard.send(episode, sent)
+
+
+def plan_fields(book: Book, closes: list[Close], sales: list[Sale]) -> list[dict[str, str | None]]:
+    """Return closes and sales as ``plan`` prints them."""
+    return [*(close_fields(book, close) for close in closes), *(sale.fields(book) for sale in sales)]
 
 
 def close_fields(book: Book, close: Close) -> dict[str, str | None]:
@@ -311,7 +318,7 @@ def note_fill(shard: Shard, episode: Episode, order: Order, size: int, price: in
             shard.note_fund(asset, before, cause, **names)
     at_mark, at_fill = (ledger.fill_cash(book, symbol, size, at) for at in (book.marks[symbol].value, price))
     worth = notional * asset_price // UNIT
-    episode.closed.append((symbol, order.leg, size))
+    episode.closed.append((symbol, order.leg, size, worth))
     episode.closed_notional += worth
     episode.cost += (paid + fee + surplus + at_mark - at_fill) * asset_price // UNIT
     shard.counters.notional_liquidated += worth

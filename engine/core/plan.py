@@ -242,7 +242,14 @@ class _Search:
         equity, maintenance = self.outcome(lots)
         start = (self.account.equity_units, self.account.maintenance_units)
         ladders = [lever.ladder for lever in self.levers]
-        proof = certificate(ladders, self.deficit(*start), self.short_of_target(*start), cost_units)
+        proof = certificate(
+            ladders,
+            self.deficit(*start),
+            self.short_of_target(*start),
+            cost_units,
+            # A whole table frees more than its marginal slices do: their optimum is no bound then.
+            is_bounded=self.policy.tier_mode == "marginal",
+        )
         return Plan(
             stage=stage,
             closes=tuple(lever.order(count) for lever, count in chosen if isinstance(lever, Closing)),

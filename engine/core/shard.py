@@ -56,7 +56,8 @@ class Episode:
     orders_count: int = 0
     attempts: int = 0
     outcome: str | None = None
-    closed: list[tuple[int, int, int]] = field(default_factory=list)
+    # What was filled: symbol, leg, signed steps, worth in valuation units.
+    closed: list[tuple[int, int, int, int]] = field(default_factory=list)
     closed_notional: int = 0
     cost: int = 0
     paid_by_insurance: int = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.book import CROSS
-from engine.core.liquidation import Send, TakeOver, close_fields, decide
+from engine.core.liquidation import Send, TakeOver, decide, plan_fields
 from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, statement
 from engine.core.params import Risk
 from engine.core.shard import Episode, Shard
@@ -39,20 +39,23 @@ def account_fields(shard: Shard, row: int) -> dict[str, Any]:
     """Return one row with its plan, in the order of the contract."""
     fields = statement(shard.book, row)
     positions = fields.pop("positions")
-    return {**fields, "plan": plan_fields(shard, row), "positions": positions}
+    return {**fields, **next_orders(shard, row), "positions": positions}
 
 
-def plan_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
-    """Return what a liquidation starting now would order; empty unless the row is liquidatable."""
+def next_orders(shard: Shard, row: int) -> dict[str, Any]:
+    """Return ``plan``, what a liquidation starting now would order (nothing unless the row is liquidatable).
+
+    With it, where it is the outcome of a choice, its ``certificate``: why that is (nearly) the cheapest.
+    """
     book = shard.book
     if not is_row_liquidatable(book, row):
-        return []
+        return {"plan": []}
     match decide(shard, Episode(row, "")):
-        case Send(closes, sales):
-            return [*(close_fields(book, close) for close in closes), *(sale.fields(book) for sale in sales)]
+        case Send() as orders:
+            return {"plan": plan_fields(book, orders.closes, orders.sales), "certificate": orders.certificate}
         case TakeOver():
-            return takeover_fields(shard, row)
-    return []
+            return {"plan": takeover_fields(shard, row)}
+    return {"plan": []}
 
 
 def takeover_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
@@ -117,3 +120,7 @@ def row_lines(row: dict[str, Any]) -> Iterator[str]:
         )
     for order in row["plan"]:
         yield "    plan: " + "  ".join(f"{key} {value}" for key, value in order.items() if value is not None)
+    certificate = row.get("certificate")
+    if certificate is not None:
+        figures = (f"{name} {value or '-'}" for name, value in certificate.items())
+        yield "    certificate: " + "  ".join(figures)

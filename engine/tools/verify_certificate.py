@@ -125,7 +125,9 @@ def check_certificate(standing: Standing, certificate: Body) -> Iterator[Finding
     closes = [close_ladder(standing, position) for position in standing.closable()]
     target = sale_target(standing, closes)
     sales = [ladder for balance in standing.balances if (ladder := try_sale_ladder(standing, balance, target))]
-    optimum = fractional_optimum([*closes, *sales], deficit)
+    # A whole table frees more than its marginal slices do: there is no bound then.
+    is_bounded = standing.policy["tier_mode"] == "marginal"
+    optimum = fractional_optimum([*closes, *sales], deficit) if is_bounded else None
     bound = None if optimum is None else units_floor(optimum[0])
     cost = units_floor(amount(certificate["cost"]))
     derived = {

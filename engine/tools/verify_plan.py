@@ -1,12 +1,12 @@
 """Whether the orders of a decision are the right ones: sizes, sides, limits, target and pace (README, "The plan").
 
-The plan must meet the target after its expected costs with no lot to spare, or close everything, or be what a flow
-budget left of such a plan. Which of several equally cheap plans was taken is not derived: the rules leave it open.
+The plan must meet the target after its expected costs with no lot to spare, or close everything. Where a flow budget
+left less of it, the record also holds the plan as it was wanted, and what was sent must be what the budget had room
+for. Which of several equally cheap plans was taken is not derived: the rules leave it open.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,11 +35,10 @@ QTY_DECIMALS = 8
 
 @dataclass(frozen=True)
 class Close:
-    """How much of a position is planned to be closed; ``may_be_more`` where only what a budget left of it is known."""
+    """How much of a position is planned to be closed."""
 
     position: Position
     qty: Fraction
-    may_be_more: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -125,28 +124,42 @@ class Pacing:
 def check_plan(standing: Standing, pacing: Pacing, clock: int) -> Iterator[Finding]:
     """Yield what is wrong with the plan of a decision taken at ``clock``; notes in ``pacing`` what it sends."""
     decision = standing.decision
-    stages = [entry for entry in decision["plan"] if "symbol" in entry]
     sales = [entry for entry in decision["plan"] if "symbol" not in entry]
-    sent = dict.fromkeys(range(len(standing.positions)), Fraction(0))
     if not standing.positions:
         yield from check_debt_sales(standing, sales)
-    for index, entry in enumerate(decision["plan"]):
-        if "symbol" in entry:
-            yield from check_close(f"plan[{index}]", entry, standing, sent)
-        else:
-            yield from check_sale(f"plan[{index}]", entry, standing)
+    sent = yield from check_entries(standing, "plan")
     if not standing.positions:
         return
+    wanted = sent
+    if "wanted" in decision:
+        wanted = yield from check_entries(standing, "wanted")
+        wanted_sales = [entry for entry in decision["wanted"] if "symbol" not in entry]
+        yield from compare("wanted: sales", wanted_sales, sales)
+        yield from demand("wanted", decision["wanted"], "more than what was sent", holds=wanted != sent)
     takeover = amount(standing.policy["takeover_ratio"])
     is_sound = standing.equity > takeover * standing.maintenance
     yield from demand("equity", decision["equity"], f"above {takeover} of the margin: no takeover", holds=is_sound)
     yield from check_certificate(standing, decision["certificate"])
+    yield from check_pace(standing, pacing, clock, sent, wanted)
+    closes = [Close(standing.positions[index], qty) for index, qty in wanted.items()]
+    closes = [close for close in closes if close.position.terms.symbol not in standing.left_out]
+    stages = [entry for name in ("plan", "wanted") for entry in decision.get(name, ()) if "symbol" in entry]
     is_full = any(entry["stage"] == "full" for entry in stages)
-    closes = yield from check_pace(standing, pacing, clock, sent, is_full=is_full)
+    yield from check_wanted(standing, closes, is_full=is_full)
     sold = yield from check_sold(standing, sales)
-    closes = settle_cut(closes, sold, amount(decision["certificate"]["cost"]))
     yield from check_stage(closes, stages, sales)
     yield from check_outcome(standing, closes, sold)
+
+
+def check_entries(standing: Standing, name: str) -> Generator[Finding, None, dict[int, Fraction]]:
+    """Yield what is wrong with the entries of ``plan`` or ``wanted``; return what they close, by position."""
+    closed = dict.fromkeys(range(len(standing.positions)), Fraction(0))
+    for index, entry in enumerate(standing.decision[name]):
+        if "symbol" in entry:
+            yield from check_close(f"{name}[{index}]", entry, standing, closed)
+        else:
+            yield from check_sale(f"{name}[{index}]", entry, standing)
+    return closed
 
 
 def check_close(name: str, entry: Body, standing: Standing, sent: dict[int, Fraction]) -> Iterator[Finding]:
@@ -198,31 +211,31 @@ def check_sold(standing: Standing, sales: Sequence[Body]) -> Generator[Finding, 
 
 
 def check_pace(
-    standing: Standing, pacing: Pacing, clock: int, sent: dict[int, Fraction], *, is_full: bool
-) -> Generator[Finding, None, list[Close]]:
-    """Yield where what is sent of a position is not what was wanted, as far as the budget has room; return the closes.
-
-    What a search for the cheapest plan wanted is not in the record where the budget left exactly what it had room for.
-    """
+    standing: Standing, pacing: Pacing, clock: int, sent: dict[int, Fraction], wanted: dict[int, Fraction]
+) -> Iterator[Finding]:
+    """Yield where what is sent of a position is not what was wanted, as far as the budget has room."""
     is_emergency = standing.equity < amount(standing.policy["emergency_ratio"]) * standing.maintenance
-    closes = []
     for index, position in enumerate(standing.positions):
         terms, qty = position.terms, sent[index]
-        if terms.symbol in standing.left_out:
-            continue
-        wanted = try_wanted(standing, position, is_full=is_full)
         is_paced = terms.flow_budget is not None and not is_emergency
         room = pacing.try_room(terms, clock, standing.policy["flow_window_ms"]) if is_paced else None
-        expected = qty if wanted is None else wanted
-        if room is not None:
-            expected = min(expected, room)
-        if room is not None or not is_paced:
+        if is_paced and room is None:
+            name = f"plan: qty of {terms.symbol}"
+            yield from demand(name, show(qty, QTY_DECIMALS), "no more than wanted", holds=qty <= wanted[index])
+        else:
+            expected = wanted[index] if room is None else min(wanted[index], room)
             yield from compare(f"plan: qty of {terms.symbol}", show(qty, QTY_DECIMALS), show(expected, QTY_DECIMALS))
-        is_cut = is_paced and qty < abs(position.qty) and room in (None, qty)
-        closes.append(Close(position, qty if wanted is None else wanted, wanted is None and is_cut))
         if qty:
             pacing.note(terms, clock, qty)
-    return closes
+
+
+def check_wanted(standing: Standing, closes: Sequence[Close], *, is_full: bool) -> Iterator[Finding]:
+    """Yield where the policy has a rule for how much of a position is closed, and it says otherwise."""
+    for close in closes:
+        wanted = try_wanted(standing, close.position, is_full=is_full)
+        if wanted is not None:
+            name = f"plan: qty of {close.position.terms.symbol}"
+            yield from compare(name, show(close.qty, QTY_DECIMALS), show(wanted, QTY_DECIMALS))
 
 
 def try_wanted(standing: Standing, position: Position, *, is_full: bool) -> Fraction | None:
@@ -238,31 +251,12 @@ def try_wanted(standing: Standing, position: Position, *, is_full: bool) -> Frac
     return whole if Close(position, qty).is_dust(standing) else qty
 
 
-def settle_cut(closes: list[Close], sales: Sequence[Sale], cost: Fraction) -> list[Close]:
-    """Return the closes with the one that was cut made whole again: as many lots as the certificate's cost pays for."""
-    open_ended = [close for close in closes if close.may_be_more]
-    if len(open_ended) != 1:
-        return closes
-    cut = open_ended[0]
-    terms = cut.position.terms
-    if terms.notional(terms.lot) * terms.price * terms.cost_rate < Fraction(1, UNIT):
-        return closes
-    others = sum(close.cost() for close in closes if close is not cut) + sum(sale.cost() for sale in sales)
-    lots = range(floor(abs(cut.position.qty) / terms.lot) + 1)
-    found = bisect_left(lots, units_floor(cost) - others, key=lambda count: replace(cut, qty=count * terms.lot).cost())
-    whole = replace(cut, qty=max(cut.qty, found * terms.lot), may_be_more=False)
-    return [whole if close is cut else close for close in closes]
-
-
 def check_stage(closes: Sequence[Close], stages: Sequence[Body], sales: Sequence[Body]) -> Iterator[Finding]:
     """Yield where the stage is not "full" for a plan that closes everything and "partial" for any other."""
-    if any(close.may_be_more for close in closes):
-        derived = "partial"
-    else:
-        derived = "full" if all(close.is_whole for close in closes) else "partial"
+    derived = "full" if all(close.is_whole for close in closes) else "partial"
     for entry in stages:
         yield from compare(f"plan: stage of {entry['symbol']}", entry["stage"], derived)
-    is_alone = derived == "partial" or not sales
+    is_alone = not sales or all(stage == "partial" for stage in (derived, *(entry["stage"] for entry in stages)))
     yield from demand("plan: sales", len(sales), "no sale where everything is closed", holds=is_alone)
 
 
@@ -271,31 +265,17 @@ def check_outcome(standing: Standing, closes: Sequence[Close], sales: Sequence[S
     certificate = standing.decision["certificate"]
     cost = sum(close.cost() for close in closes) + sum(sale.cost() for sale in sales)
     equity, maintenance = outcome(standing, closes, sales)
-    stated_cost, stated_equity, stated_maintenance = (
-        units_floor(amount(certificate[name])) for name in ("cost", "equity_after", "maintenance_margin_after")
-    )
-    if any(close.may_be_more for close in closes):
-        # Several orders were cut: the certificate must at least be that of a plan which closes more.
-        equity -= stated_cost - cost
-        yield from demand(
-            "certificate.cost", certificate["cost"], "no less than what is sent", holds=stated_cost >= cost
-        )
-        is_less = 0 <= stated_maintenance <= maintenance
-        rule = "no more than after what is sent"
-        stated = certificate["maintenance_margin_after"]
-        yield from demand("certificate.maintenance_margin_after", stated, rule, holds=is_less)
-    else:
-        yield from compare("certificate.cost", certificate["cost"], format_units(cost))
-        stated = certificate["maintenance_margin_after"]
-        yield from compare("certificate.maintenance_margin_after", stated, format_units(maintenance))
+    yield from compare("certificate.cost", certificate["cost"], format_units(cost))
+    stated = certificate["maintenance_margin_after"]
+    yield from compare("certificate.maintenance_margin_after", stated, format_units(maintenance))
     yield from compare("certificate.equity_after", certificate["equity_after"], format_units(equity))
-    is_met = standing.meets_target(stated_equity, stated_maintenance)
+    is_met = standing.meets_target(equity, maintenance)
     if standing.policy["partial"] == "cheapest" and not all(close.is_whole for close in closes):
         rule = "meets the target after the plan"
         yield from demand("certificate.equity_after", certificate["equity_after"], rule, holds=is_met)
         yield from check_spare(standing, closes, sales)
-    # What misses the target may cost less. Whole tiers free more than the bound, which takes them as marginal, counts.
-    if is_met and certificate["bound"] is not None and standing.policy["tier_mode"] == "marginal":
+    # What misses the target may cost less.
+    if is_met and certificate["bound"] is not None:
         is_bounded = amount(certificate["bound"]) <= amount(certificate["cost"])
         yield from demand("certificate.cost", certificate["cost"], "no less than the bound", holds=is_bounded)
 
@@ -310,7 +290,7 @@ def check_spare(standing: Standing, closes: Sequence[Close], sales: Sequence[Sal
     """Yield where a close could give back a lot, or leaves less than ``min_notional`` open."""
     for index, close in enumerate(closes):
         symbol = close.position.terms.symbol
-        if not close.qty or close.is_whole or close.may_be_more:
+        if not close.qty or close.is_whole:
             continue
         stated = show(close.qty, QTY_DECIMALS)
         yield from demand(

@@ -218,8 +218,7 @@ class Trail:
         yield from demand("type", "adl", "followed by its adl_wave", holds=not episode.wave)
         equity, closed, spare = (amount(body[name]) for name in ("equity", "closed_notional", "not_needed"))
         yield from demand("equity", body["equity"], "not below zero", holds=equity >= 0)
-        # At the marks of the end it may be worth more than it was closed for.
-        is_spare = spare == 0 or (spare > 0 and closed > 0 and gone == "closed")
+        is_spare = 0 <= spare <= (closed if gone == "closed" else 0)
         yield from demand("not_needed", body["not_needed"], "a part of what was closed by choice", holds=is_spare)
         is_traded = bool(episode.orders) or closed == amount(body["cost"]) == 0
         yield from demand("closed_notional", body["closed_notional"], "0 without an order", holds=is_traded)
