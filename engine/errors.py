@@ -2,8 +2,10 @@
 
     LiqEngineError
     ├── InputError          a file, config or argument is wrong: its author acts; exit code 2
-    │   └── ParamError      one risk parameter breaks a rule: key, value and rule are attributes
+    │   ├── ParamError      one risk parameter breaks a rule: key, value and rule are attributes
+    │   └── SnapshotError   a snapshot cannot be used or written: reason is an attribute
     ├── BrokerError         the broker cannot be reached or refused us; exit code 3
+    │   └── FencedError     another instance has taken the shard over: this one must stop, and not try again
     └── InvariantError      our bug: state can no longer be trusted; stop, restart from the log; exit code 1
 
 A message that is refused is not an exception: it is a ``Reject`` event, and the stream goes on.
@@ -35,10 +37,32 @@ class ParamError(InputError):
         self.reason = reason
 
 
+class SnapshotError(InputError):
+    """A snapshot cannot be used or written; ``reason`` is one word for it, of those below.
+
+    torn            its end, or one of its chunks, is missing
+    checksum        some byte is not what was written
+    schema          another version of the engine wrote it, or it is no snapshot at all
+    foreign_shard   of another shard
+    other_config    taken under another risk file or starting book
+    ahead           newer than the journal
+    other_journal   the journal's record of its number is another one, or no longer there
+    disk            the file or the folder cannot be read or written
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
 class BrokerError(LiqEngineError):
     """The broker cannot be reached, or refused what we asked."""
 
     exit_code = 3
+
+
+class FencedError(BrokerError):
+    """Another instance has taken the shard over."""
 
 
 class InvariantError(LiqEngineError):

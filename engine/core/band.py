@@ -10,27 +10,30 @@ less; then what they say holds at once.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from engine.core.book import Price
 from engine.core.params import Asset, Policy
-from engine.units import PPM
+from engine.units import PPM, Number
 
 # What an issuer redeems at par cannot be worth much less for long: USDC stood at 0.65 on one venue in October 2025 and
 # at 0.87 everywhere in March 2023. One or two sources can share a feed; three seldom do.
 REDEMPTION_SOURCES = 3
 
 
-def is_within(price: int, reference: int, band_ppm: int) -> bool:
+def is_within(price: int, reference: int | Fraction, band_ppm: int) -> bool:
     """Return whether ``price`` lies within the band around ``reference``, the edge included."""
-    return abs(price - reference) * PPM <= band_ppm * reference
+    room = band_ppm * reference
+    return -room <= PPM * (price - reference) <= room
 
 
 def is_confirmed(
-    known: Price, value: int, policy: Policy, *, index: int | None = None, source: str | None = None
+    known: Price, value: int, policy: Policy, *, index: Fraction | None = None, source: str | None = None
 ) -> bool:
     """Return whether a new price may be used at once.
 
-    ``known`` is the symbol's (or asset's) price state, ``value`` and ``index`` in its steps, ``index`` None where
-    the message carries none.
+    ``known`` is the symbol's (or asset's) price state, ``value`` and ``index`` in its steps, ``index`` exact and None
+    where the message carries none.
     """
     band = policy.price_band_ppm
     if band == 0 or known.value == 0 or is_within(value, known.value, band):
@@ -54,6 +57,21 @@ def doubters_after(known: Price, asset: Asset, value: int, source: str | None) -
     if floor is None:
         return frozenset()
     return known.doubters | {name} if value < floor else known.doubters - {name}
+
+
+def exact_steps(price: Number, decimals: int) -> Fraction:
+    """Return a price in steps of 10**-decimals, unrounded: an index price is compared, never used."""
+    mantissa, places = price
+    return Fraction(mantissa * 10**decimals, 10**places)
+
+
+def breaks_floor(asset: Asset, known: Price, value: int, doubters: frozenset[str]) -> bool:
+    """Return whether a price goes below the redemption floor with enough sources saying so: it then holds at once.
+
+    Once below, and on the way back, a price is one like any other: a single source's outlier has to wait.
+    """
+    floor = asset.redemption_floor_units
+    return floor is not None and value < floor <= known.value and len(doubters) >= REDEMPTION_SOURCES
 
 
 def redeemable(asset: Asset, value: int, doubters: frozenset[str]) -> int:

@@ -83,7 +83,13 @@ class Ladder:
 
 
 def certificate(
-    ladders: Sequence[Ladder], deficit_ppm: int, needed_ppm: int, cost_units: int, *, is_bounded: bool
+    ladders: Sequence[Ladder],
+    deficit_ppm: int,
+    needed_ppm: int,
+    cost_units: int,
+    *,
+    is_met: bool,
+    is_bounded: bool,
 ) -> dict[str, Any]:
     """Return the certificate of a plan that costs ``cost_units``, as decimal strings.
 
@@ -91,7 +97,8 @@ def certificate(
     bound          the fractional optimum, rounded down; null where not even everything frees the deficit, and with
                    tier_mode = "whole"
     dual_price     cost of the last unit freed in it, rounded down; null likewise
-    cost, gap      of the plan: its expected cost, and how far that is above the bound (null without one)
+    cost, gap      of the plan: its expected cost, and how far that is above the bound (null without one, and where the
+                   plan misses the target, ``is_met``: what frees too little may well cost less)
     largest_first  the largest position closed first, as much as ``needed``, then the next; in whole lots, like the plan
     pro_rata       the same fraction of every position, each rounded up to the lot
 
@@ -108,7 +115,7 @@ def certificate(
         "bound": None if bound_units is None else format_units(bound_units),
         "dual_price": price,
         "cost": format_units(cost_units),
-        "gap": None if bound_units is None else format_units(cost_units - bound_units),
+        "gap": None if bound_units is None or not is_met else format_units(cost_units - bound_units),
         "largest_first": format_units(largest_first(closes, needed_ppm)),
         "pro_rata": format_units(pro_rata(closes, needed_ppm)),
     }

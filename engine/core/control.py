@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.core.book import Book
+from engine.core.confirm import review_pending
 from engine.core.events import EVENTS_TOPIC, Pause, SetParams
 from engine.core.guards import ALL
 from engine.core.margin import is_row_liquidatable
@@ -44,6 +45,7 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
         return Refusal("out_of_range", str(error))
     if refusal is not None:
         return refusal
+    reviewed = review_pending(shard) if event.what == "policy" else []
     rows = reprice_all(book)
     book.policy_version += 1
     crossed = sorted({book.accounts[row] for row in liquidatable_rows(book) - crossed_before})
@@ -51,7 +53,7 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
     what = event.what if event.what == "policy" else f"{event.what} {event.name}"
     fields = {"version": book.policy_version, "what": what, "crossed": crossed}
     shard.emit(EVENTS_TOPIC, event.name, "policy_changed", fields)
-    return sorted({*rows, *shard.holds, *shard.episodes})
+    return sorted({*rows, *reviewed, *shard.holds, *shard.episodes})
 
 
 def _set(book: Book, event: SetParams) -> Refusal | None:

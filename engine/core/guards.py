@@ -16,6 +16,7 @@ from engine.core.events import EVENTS_TOPIC
 from engine.core.kernels.margin import is_liquidatable
 from engine.core.kernels.reprice import MARGIN, PNL
 from engine.core.pacing import room_ts
+from engine.core.pricing import INT64_BOUND, asset_price_overflows, mark_overflows
 from engine.core.shard import Hold, Shard
 from engine.units import NS_PER_MS
 
@@ -41,9 +42,13 @@ def try_obstacle(shard: Shard, row: int) -> Obstacle | None:
     for symbol in row_symbols(book, row):
         if book.instruments[symbol].symbol in shard.paused:
             return Obstacle("paused", book.instruments[symbol].symbol)
-    if row in shard.forced:
-        return None if fresh_positions(shard, row) or not book.row_positions[row] else stale_obstacle(shard, row)
-    return stale_obstacle(shard, row)
+    obstacle = stale_obstacle(shard, row)
+    if obstacle is None:
+        # Its wait was for what is fresh again: the next price that falls silent is waited for anew.
+        shard.forced.discard(row)
+    if row in shard.forced and (fresh_positions(shard, row) or not book.row_positions[row]):
+        return None
+    return obstacle
 
 
 def stale_obstacle(shard: Shard, row: int) -> Obstacle | None:
@@ -91,8 +96,16 @@ def fresh_positions(shard: Shard, row: int) -> list[tuple[int, int]]:
     ]
 
 
+def open_positions(shard: Shard, row: int) -> list[tuple[int, int]]:
+    """Return the row's positions that may be acted on: all, or the fresh ones where it waited its time."""
+    return fresh_positions(shard, row) if row in shard.forced else shard.book.row_positions[row]
+
+
 def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
-    """Return whether a row would be liquidatable if every unconfirmed price it depends on were true."""
+    """Return whether a row would be liquidatable if every unconfirmed price it depends on were true.
+
+    A price at which a position or balance would leave int64 never will be: it is dropped when its wait is over.
+    """
     equity, maintenance = book.equity(row), book.maintenance(row)
     waiting = False
     for symbol, leg in book.row_positions[row]:
@@ -100,47 +113,78 @@ def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
         asset_price = book.asset_prices[asset].pending
         if not (mark.pending or asset_price):
             continue
+        in_force = book.asset_prices[asset].value
+        if mark_overflows(book, symbol, mark.pending or mark.value, asset_price or in_force):
+            continue
         waiting = True
         entry = book.holders[symbol].table[book.holders[symbol].places[row, leg]]
         pnl, margin, _ = book.position_values(symbol, *book.position(row, symbol, leg), mark.pending, asset_price)
         equity += pnl - int(entry[PNL])
         maintenance += margin - int(entry[MARGIN])
     for asset, price in enumerate(book.asset_prices):
-        if price.pending and book.wallet(row, asset):
+        if price.pending and book.wallet(row, asset) and not asset_price_overflows(book, asset, price.pending):
             waiting = True
             value = book.balance_value(asset, book.wallet(row, asset), price.pending)
             equity += value - int(book.wallets[asset].values[row])
-    return waiting and bool(is_liquidatable(equity, maintenance, book.policy.trigger == "below"))
+    # What one position may be worth, many together may exceed: the sign of the comparison is all that matters.
+    bounded = min(max(equity, -INT64_BOUND), INT64_BOUND), min(maintenance, INT64_BOUND)
+    return waiting and bool(is_liquidatable(*bounded, book.policy.trigger == "below"))
 
 
 def update_hold(shard: Shard, row: int, obstacle: Obstacle | None) -> bool:
-    """Begin, change, time out or end the hold of a row, each with its event; return whether the row is held."""
-    hold = shard.holds.get(row)
-    if hold is not None and obstacle is not None and (hold.reason, hold.symbol) == (obstacle.reason, obstacle.symbol):
-        if hold.due == 0 or shard.clock < hold.due:
+    """Begin, change, time out or end the hold of a row, each with its event; return whether the row is held.
+
+    A hold that goes on for the same reason keeps its beginning, whichever symbol it is for: symbols that are stale in
+    turn do not prolong the wait.
+    """
+    hold, since = shard.holds.get(row), shard.clock
+    if hold is not None and obstacle is not None and hold.reason == obstacle.reason:
+        if has_run_out(shard, hold):
+            if fresh_positions(shard, row):
+                shard.forced.add(row)
+                obstacle = None
+            elif hold.symbol == obstacle.symbol:
+                begin_hold(shard, row, obstacle, since)
+                return True
+        elif hold.symbol == obstacle.symbol:
+            set_end(shard, row, hold)
             return True
-        if not fresh_positions(shard, row):
-            begin_hold(shard, row, obstacle)
-            return True
-        shard.forced.add(row)
-        obstacle = None
+        else:
+            since = hold.since
     if hold is not None:
         del shard.holds[row]
         report(shard, row, "liquidation_released", hold)
     if obstacle is not None:
-        begin_hold(shard, row, obstacle)
+        begin_hold(shard, row, obstacle, since)
     shard.watch(row)
     return obstacle is not None
 
 
-def begin_hold(shard: Shard, row: int, obstacle: Obstacle) -> None:
+def begin_hold(shard: Shard, row: int, obstacle: Obstacle, since: int) -> None:
     """Hold a row (again), say so, and see to it that a limited hold is looked at when it runs out."""
-    limit_ms = shard.book.policy.max_hold_ms if obstacle.reason in _LIMITED else 0
-    hold = shard.holds[row] = Hold(obstacle.reason, obstacle.symbol, shard.clock)
+    hold = shard.holds[row] = Hold(obstacle.reason, obstacle.symbol, since)
     report(shard, row, "liquidation_held", hold)
-    if limit_ms:
-        hold.due = shard.clock + limit_ms * NS_PER_MS
-        shard.set_timer(row, hold.due, "")
+    set_end(shard, row, hold)
+
+
+def limit_ns(shard: Shard, hold: Hold) -> int:
+    """Return how long a hold may last by the policy in force; 0: as long as its reason does."""
+    return shard.book.policy.max_hold_ms * NS_PER_MS if hold.reason in _LIMITED else 0
+
+
+def has_run_out(shard: Shard, hold: Hold) -> bool:
+    """Return whether a limited hold has lasted its time."""
+    limit = limit_ns(shard, hold)
+    return limit > 0 and shard.clock >= hold.since + limit
+
+
+def set_end(shard: Shard, row: int, hold: Hold) -> None:
+    """Have a row looked at when its limited hold runs out, which a change of the policy can move."""
+    limit = limit_ns(shard, hold)
+    if hold.reason in _LIMITED and hold.due != (due := hold.since + limit if limit else 0):
+        hold.due = due
+        if due:
+            shard.set_timer(row, due, "")
 
 
 def hold_for_budget(shard: Shard, row: int, symbol: int) -> None:
@@ -153,8 +197,9 @@ def hold_for_budget(shard: Shard, row: int, symbol: int) -> None:
     elif shard.clock < hold.due:
         return
     ts = room_ts(shard.book, shard.flows[symbol])
+    # Without anything in the window a budget below one lot is what is in the way, and no time will change that.
+    hold.due = ts or 0
     if ts is not None:
-        hold.due = ts
         shard.set_timer(row, ts, "")
 
 

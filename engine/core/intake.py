@@ -7,10 +7,10 @@ syntax, signs) was checked when the message was decoded.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.core import ledger
-from engine.core.band import REDEMPTION_SOURCES, doubters_after, is_confirmed, keep_pending, redeemable
+from engine.core.band import breaks_floor, doubters_after, exact_steps, is_confirmed, keep_pending, redeemable
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, LONG, NET, SHORT, Book
 from engine.core.control import apply_params, apply_pause
 from engine.core.events import (
@@ -31,12 +31,10 @@ from engine.core.pricing import (
     asset_price_overflows,
     asset_rows,
     mark_overflows,
-    reprice_asset,
-    reprice_symbol,
     symbol_notional,
     symbol_rows,
-    try_reprice_asset,
-    try_reprice_symbol,
+    try_put_asset_price,
+    try_put_mark,
 )
 from engine.core.refusal import Refusal
 from engine.core.shard import Episode, Order, Shard
@@ -148,13 +146,12 @@ def apply_mark(shard: Shard, event: Mark) -> Outcome:
         return Refusal("out_of_range", f"mark {format_number(event.price)} is 0 at {instrument.mark_decimals} decimals")
     if mark_overflows(book, symbol, price, book.asset_prices[book.settle[symbol]].value):
         return Refusal("overflow", f"at {format_number(event.price)} the largest position leaves 64 bits")
-    index = None if event.index_price is None else scaled_half_even(event.index_price, instrument.price_decimals)
+    index = None
+    if event.index_price is not None and book.policy.price_band_ppm:
+        index = exact_steps(event.index_price, instrument.price_decimals)
     if is_confirmed(mark, price, book.policy, index=index):
-        before = replace(mark)
-        book.set_mark(symbol, price, event.ts, is_seen=True)
-        rows = try_reprice_symbol(book, symbol)
+        rows = try_put_mark(book, symbol, price, event.ts)
         if rows is None:
-            book.restore_mark(symbol, before)
             return Refusal("overflow", f"at {format_number(event.price)} an account leaves 64 bits")
         shard.advance(event.ts)
         if shard.venue is not None:
@@ -180,18 +177,15 @@ def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
     if units <= 0:
         return Refusal("out_of_range", f"price {format_number(event.price)} is 0 at {UNIT_DECIMALS} decimals")
     doubters = doubters_after(price, book.assets[asset], units, event.source)
-    is_depegged = len(doubters) >= REDEMPTION_SOURCES
+    is_agreed = breaks_floor(book.assets[asset], price, units, doubters)
     units = redeemable(book.assets[asset], units, doubters)
     if asset_price_overflows(book, asset, units):
         return Refusal("overflow", f"at {format_number(event.price)} the largest balance leaves 64 bits")
-    if is_depegged or is_confirmed(price, units, book.policy, source=event.source):
-        before = replace(price)
-        price.doubters = doubters
-        book.set_asset_price(asset, units, event.ts, is_seen=True)
-        rows = try_reprice_asset(book, asset)
+    if is_agreed or is_confirmed(price, units, book.policy, source=event.source):
+        rows = try_put_asset_price(book, asset, units, event.ts)
         if rows is None:
-            book.restore_asset_price(asset, before)
             return Refusal("overflow", f"at {format_number(event.price)} an account leaves 64 bits")
+        price.doubters = doubters
         shard.advance(event.ts)
         return Applied("mark", rows)
     shard.advance(event.ts)
@@ -200,26 +194,6 @@ def apply_asset_price(shard: Shard, event: AssetPrice) -> Outcome:
     book.set_asset_price_seen(asset)
     shard.set_symbol_timer(event.asset, price.pending_since + book.policy.max_hold_ms * NS_PER_MS)
     return Applied("mark", asset_rows(book, asset))
-
-
-def expire_pending(shard: Shard, name: str) -> list[int]:
-    """Confirm the unconfirmed price of a symbol or asset whose wait has run out; return the rows that need a look."""
-    book, rows = shard.book, []
-    wait = book.policy.max_hold_ms * NS_PER_MS
-    if wait == 0:
-        return []
-    symbol, asset = book.symbol_index.get(name), book.asset_index.get(name)
-    if symbol is not None:
-        mark = book.marks[symbol]
-        if mark.pending and shard.clock >= mark.pending_since + wait:
-            book.set_mark(symbol, mark.pending, mark.pending_ts, is_seen=True)
-            rows += reprice_symbol(book, symbol)
-    if asset is not None:
-        price = book.asset_prices[asset]
-        if price.pending and shard.clock >= price.pending_since + wait:
-            book.set_asset_price(asset, price.pending, price.pending_ts, is_seen=True)
-            rows += reprice_asset(book, asset)
-    return rows
 
 
 def apply_funding(shard: Shard, event: Funding) -> Outcome:

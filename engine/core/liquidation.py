@@ -18,9 +18,9 @@ from engine.core.episode import end_episode, start_episode
 from engine.core.events import EVENTS_TOPIC, ORDERS_TOPIC
 from engine.core.guards import (
     Obstacle,
-    fresh_positions,
     hold_for_budget,
     is_liquidatable_if_confirmed,
+    open_positions,
     stale_obstacle,
     try_obstacle,
     update_hold,
@@ -34,7 +34,7 @@ from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Order, Shard
 from engine.core.takeover import run_waterfall
 from engine.errors import check
-from engine.units import PPM, UNIT, format_scaled
+from engine.units import NS_PER_MS, PPM, UNIT, format_scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """The positions go to the fund and to winners."""
+    """The positions that may be acted on go to the fund and to winners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ def examine(shard: Shard, row: int, cause: str) -> None:
         episode = start_episode(shard, row, cause)
     else:
         obstacle, hold = try_obstacle(shard, row), shard.holds.get(row)
+        if obstacle is not None and not episode.orders and isinstance(decide(shard, episode), End):
+            obstacle = None
         # Whether the budget has room shows only when there is something to send.
         is_paced = obstacle is None and hold is not None and hold.reason == "flow_budget"
         if not is_paced and update_hold(shard, row, obstacle):
@@ -154,7 +156,7 @@ def pursue(shard: Shard, episode: Episode) -> None:
             case Send():
                 send_orders(shard, episode, decision)
             case TakeOver():
-                if not run_waterfall(shard, episode):
+                if not run_waterfall(shard, episode) and episode.remaining:
                     shard.stuck.add(row)
                     return
                 shard.stuck.discard(row)
@@ -173,14 +175,13 @@ def decide(shard: Shard, episode: Episode) -> Decision:
         return Send(sales=sales) if sales else SettleDebts()
     if not is_row_liquidatable(book, row) and equity >= target_equity(maintenance, policy.target_buffer_ppm):
         return End("healthy")
-    keys = fresh_positions(shard, row) if row in shard.forced else book.row_positions[row]
-    obstacle = stale_obstacle(shard, row) if len(keys) < len(book.row_positions[row]) else None
+    keys = open_positions(shard, row)
+    obstacle = stale_obstacle(shard, row) if not keys else None
+    if obstacle is not None:
+        return Wait(obstacle)
     # E <= takeover_ratio x MM; with a ratio of 0 that is E <= 0.
     if equity * PPM <= policy.takeover_ratio_ppm * maintenance or episode.attempts >= policy.max_attempts:
-        # Nothing changes hands at a price that nobody stands behind.
-        return TakeOver() if obstacle is None else Wait(obstacle)
-    if not keys and obstacle is not None:
-        return Wait(obstacle)
+        return TakeOver()
     return plan_orders(book, row, keys)
 
 
@@ -226,7 +227,8 @@ def fit_budget(shard: Shard, row: int, orders: Send) -> Send | Pace:
     for close in orders.closes:
         step, flow = book.instruments[close.symbol].lot_steps, shard.flows[close.symbol]
         lots = abs(close.size) // step
-        room = lots if is_emergency(book, row) else lots_that_fit(book, flow, close.symbol, lots, shard.clock)
+        flow.forget(shard.clock - book.policy.flow_window_ms * NS_PER_MS)
+        room = lots if is_emergency(book, row) else lots_that_fit(book, flow, close.symbol, lots)
         if room < lots and blocked is None:
             blocked = close.symbol
         if room > 0:

@@ -12,8 +12,9 @@ import heapq
 from collections.abc import Iterable
 from fractions import Fraction
 
+from engine.core.confirm import expire_pending
 from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Mark, Message, Origin, Output, Reject
-from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, expire_pending, key_of
+from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, key_of
 from engine.core.liquidation import examine, note_fill, sweep_buckets
 from engine.core.refusal import Refusal
 from engine.core.rejects import reject_fields

@@ -33,12 +33,11 @@ class Flow:
             self.total -= self.sent.popleft()[1]
 
 
-def lots_that_fit(book: Book, flow: Flow, symbol: int, lots: int, clock: int) -> int:
-    """Return how many of ``lots`` the budget of a symbol has room for now."""
+def lots_that_fit(book: Book, flow: Flow, symbol: int, lots: int) -> int:
+    """Return how many of ``lots`` a symbol's budget has room for; ``flow`` must hold what is in the window only."""
     instrument = book.instruments[symbol]
     if instrument.flow_budget_units is None:
         return lots
-    flow.forget(clock - book.policy.flow_window_ms * NS_PER_MS)
     per_lot = symbol_notional(book, symbol, instrument.lot_steps, book.marks[symbol].value)
     return max(0, min(lots, (instrument.flow_budget_units - flow.total) // per_lot))
 

@@ -114,7 +114,11 @@ class _Search:
             lots = self.try_reach(forced)
             if lots is None:
                 return None
-            self.prune(lots, forced)
+            before: list[int] | None = None
+            while lots != before:
+                # What one lever gives back can make room for another to: a sale that brought less than it took.
+                before = list(lots)
+                self.prune(lots, forced)
             dust = self.dust(lots)
             if not dust:
                 return lots
@@ -247,6 +251,7 @@ class _Search:
             self.deficit(*start),
             self.short_of_target(*start),
             cost_units,
+            is_met=self.short_of_target(equity, maintenance) == 0,
             # A whole table frees more than its marginal slices do: their optimum is no bound then.
             is_bounded=self.policy.tier_mode == "marginal",
         )

@@ -53,14 +53,6 @@ def try_reprice_symbol(book: Book, symbol: int) -> list[int] | None:
     return None if found < 0 else touched[:found].tolist()
 
 
-def reprice_symbol(book: Book, symbol: int) -> list[int]:
-    """Revalue all positions of a symbol at its mark, which must not leave int64; see ``try_reprice_symbol``."""
-    rows = try_reprice_symbol(book, symbol)
-    if rows is None:
-        raise InvariantError(f"equity left 64 bits at a mark of {book.instruments[symbol].symbol}")
-    return rows
-
-
 def try_reprice_asset(book: Book, asset: int) -> list[int] | None:
     """Revalue all balances in an asset and all positions settled in it; return the rows that need a look, or None."""
     price = book.asset_prices[asset].value
@@ -88,6 +80,29 @@ def reprice_asset(book: Book, asset: int) -> list[int]:
     rows = try_reprice_asset(book, asset)
     if rows is None:
         raise InvariantError(f"equity left 64 bits at a price of {book.assets[asset].name}")
+    return rows
+
+
+def try_put_mark(book: Book, symbol: int, value: int, ts: int) -> list[int] | None:
+    """Put a mark in force and revalue its holders; return the rows that need a look.
+
+    None, and nothing is changed, where an account's equity would leave int64; ``mark_overflows`` must be False.
+    """
+    before = book.marks[symbol].copy()
+    book.set_mark(symbol, value, ts, is_seen=True)
+    rows = try_reprice_symbol(book, symbol)
+    if rows is None:
+        book.restore_mark(symbol, before)
+    return rows
+
+
+def try_put_asset_price(book: Book, asset: int, value: int, ts: int) -> list[int] | None:
+    """Put an asset price in force and revalue what depends on it; twin of ``try_put_mark``."""
+    before = book.asset_prices[asset].copy()
+    book.set_asset_price(asset, value, ts, is_seen=True)
+    rows = try_reprice_asset(book, asset)
+    if rows is None:
+        book.restore_asset_price(asset, before)
     return rows
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from engine.core import ledger
 from engine.core.adl import Winner, allocate, wave_report
-from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book
+from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book, Int64Array
 from engine.core.events import EVENTS_TOPIC
+from engine.core.guards import open_positions
 from engine.core.kernels.reprice import COST, EQUITY, LEG, MAINTENANCE, MARGIN, PNL, ROW, SIZE, UNPRICED
 from engine.core.ledger import fill_cash
-from engine.core.pricing import symbol_notional
+from engine.core.pricing import INT64_BOUND, symbol_notional
 from engine.core.shard import Episode, Shard
 from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
@@ -45,10 +46,17 @@ class Share:
 
 
 def run_waterfall(shard: Shard, episode: Episode) -> bool:
-    """Place the row's positions with the fund and then with winners; return whether nothing is left open."""
+    """Place the row's positions with the fund and then with winners; return whether the row has none left.
+
+    A position without a fresh mark stays, with its part of the equity: nothing changes hands at a price that nobody
+    stands behind.
+    """
     book, row = shard.book, episode.row
     equity_before = book.equity(row)
-    shares = exact_shares(book, row)
+    may_go = open_positions(shard, row)
+    if is_as_stuck_as_before(shard, episode, may_go):
+        return False
+    shares = [share for share in exact_shares(book, row) if (share.symbol, share.leg) in may_go]
     takeover(shard, episode, shares, equity_before)
     remaining: dict[tuple[int, int], int] = {}
     for share in shares:
@@ -67,7 +75,20 @@ def run_waterfall(shard: Shard, episode: Episode) -> bool:
             }
             shard.emit(EVENTS_TOPIC, book.accounts[row], "adl_remaining", fields)
     episode.remaining = remaining
-    return not remaining
+    return not book.row_positions[row]
+
+
+def is_as_stuck_as_before(shard: Shard, episode: Episode, keys: list[tuple[int, int]]) -> bool:
+    """Return whether it shows at a glance that what found no taker before finds none now.
+
+    A waterfall that is stuck is tried again at each step; in a crash these are many. With E <= 0 every part is a loss,
+    so a fund under its floor takes nothing, and without a healthy holder on the other side nobody can be deleveraged.
+    """
+    book, row = shard.book, episode.row
+    sizes = {key: book.position(row, *key)[0] for key in keys}
+    if episode.remaining != sizes or book.equity(row) > 0 or fund_equity(book) >= book.policy.insurance_floor_units:
+        return False
+    return not any(len(healthy_opposites(book, symbol, size)) for (symbol, _), size in sizes.items())
 
 
 def exact_shares(book: Book, row: int) -> list[Share]:
@@ -109,7 +130,8 @@ def balance_worth(book: Book, balances: list[int], asset: int, target: int) -> i
     if needed <= 0:
         # A debt counts in full: the largest that the rest still carries.
         return -(-needed * UNIT // price)
-    low, high = 0, _WEIGHT_MIN * div_up(needed * UNIT, price)
+    # What is worth more than 64 bits hold is no balance.
+    low, high = 0, min(_WEIGHT_MIN * div_up(needed * UNIT, price), INT64_BOUND * UNIT // max(price, UNIT))
     if book.balance_value(asset, high) < needed:
         return 0
     while low < high:
@@ -282,29 +304,31 @@ def deleverage_one(shard: Shard, episode: Episode, share: Share, candidate: Cand
 
 
 def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate]:
-    """Return who may be deleveraged against a position: other side, healthy, no episode; capped to keep E >= 0."""
+    """Return who may be deleveraged against a position: other side, healthy, no episode.
+
+    Each can give what is needed at the most, and no more than leaves it E >= 0.
+    """
     book, symbol = shard.book, share.symbol
-    holders, instrument = book.holders[symbol], book.instruments[symbol]
+    instrument = book.instruments[symbol]
     asset_price = book.asset_prices[book.settle[symbol]].value
     mark = book.marks[symbol].value
     # What takers of the whole position pay above its worth at the mark: their loss, spread over its lots.
     paid_above = share.cash - fill_cash(book, symbol, -share.size, mark)
     loss, loss_lots = paid_above * asset_price // UNIT + 1, abs(share.size) // instrument.lot_steps
+    needed = abs(share.left) // instrument.lot_steps
     per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
     has_haircut = book.assets[book.settle[symbol]].weights != ((0, PPM),)
-    table = holders.table[: holders.count]
-    standing = book.state[table[:, ROW]]
-    eligible = (np.sign(table[:, SIZE]) != np.sign(share.size)) & (standing[:, EQUITY] > standing[:, MAINTENANCE])
     found = []
-    opposite = table[eligible & (standing[:, UNPRICED] == 0)]
-    for row, leg, size, cost, pnl in opposite[:, [ROW, LEG, SIZE, COST, PNL]].tolist():
+    for row, leg, size, cost, pnl in healthy_opposites(book, symbol, share.size)[
+        :, [ROW, LEG, SIZE, COST, PNL]
+    ].tolist():
         if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
             continue
         equity = book.equity(row)
         lots = abs(size) // instrument.lot_steps
-        lots_max = lots
-        if has_haircut or loss * lots > equity * loss_lots:
-            lots_max = lots_within_equity(book, share, row, leg, lots)
+        lots_max = min(lots, needed)
+        if has_haircut or loss * lots_max > equity * loss_lots:
+            lots_max = lots_within_equity(book, share, row, leg, lots_max)
         if lots_max <= 0:
             continue
         winner = Winner(
@@ -321,6 +345,16 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
         )
         found.append(Candidate(row, leg, winner))
     found.sort(key=lambda candidate: (candidate.winner.account, candidate.winner.bucket, candidate.leg))
+    return found
+
+
+def healthy_opposites(book: Book, symbol: int, size: int) -> Int64Array:
+    """Return the holders' entries (columns of ``kernels/reprice.py``) on the other side of ``size`` with E > MM."""
+    holders = book.holders[symbol]
+    table = holders.table[: holders.count]
+    standing = book.state[table[:, ROW]]
+    is_healthy = (standing[:, EQUITY] > standing[:, MAINTENANCE]) & (standing[:, UNPRICED] == 0)
+    found: Int64Array = table[is_healthy & (np.sign(table[:, SIZE]) != np.sign(size))]
     return found
 
 

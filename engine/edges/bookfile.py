@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from engine.core import ledger
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, LONG, NET, SHORT, Book
+from engine.core.debts import is_insolvent
 from engine.core.events import CLEARING, INSURANCE
 from engine.core.params import Instrument, identity
 from engine.core.pricing import reprice_all, symbol_notional
@@ -58,15 +59,19 @@ class Place:
 
 def load_book(shard: Shard, path: Path) -> None:
     """Load a book file into a fresh shard; raises InputError with file, place, value and rule."""
+    load_document(shard, read_document(path), str(path))
+
+
+def read_document(path: Path) -> Any:
+    """Return the JSON of a book file, nothing of it checked yet; raises InputError where it is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     try:
-        document = json.loads(text, parse_float=_refuse_float, object_pairs_hook=_refuse_duplicates)
+        return json.loads(text, parse_float=_refuse_float, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a book: {error}") from error
-    load_document(shard, document, str(path))
 
 
 def _refuse_float(text: str) -> NoReturn:
@@ -109,6 +114,8 @@ def load_document(shard: Shard, document: Any, file: str) -> None:
         load_clearing(book, *clearing)
     load_history(shard, fields, place)
     reprice_all(book)
+    # No mark will ever touch who has no position and only assets of a fixed price: the next step looks at its debts.
+    shard.dirty.update(row for row in range(1, len(book.accounts)) if book.is_warm(row) and is_insolvent(book, row))
 
 
 def load_prices(book: Book, fields: dict[str, Any], place: Place, ts: int) -> None:

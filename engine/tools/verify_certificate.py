@@ -130,12 +130,15 @@ def check_certificate(standing: Standing, certificate: Body) -> Iterator[Finding
     optimum = fractional_optimum([*closes, *sales], deficit) if is_bounded else None
     bound = None if optimum is None else units_floor(optimum[0])
     cost = units_floor(amount(certificate["cost"]))
+    outcome = [units_floor(amount(certificate[name])) for name in ("equity_after", "maintenance_margin_after")]
+    # What misses the target may well cost less.
+    has_gap = bound is not None and standing.meets_target(*outcome)
     derived = {
         "target": format_units(ceil((1 + standing.buffer) * standing.maintenance)),
         "deficit": format_units(units_up(deficit)),
         "bound": None if bound is None else format_units(bound),
         "dual_price": None if optimum is None else dual_price(optimum[1]),
-        "gap": None if bound is None else format_units(cost - bound),
+        "gap": format_units(cost - (bound or 0)) if has_gap else None,
         "largest_first": format_units(largest_first(closes, needed)),
         "pro_rata": format_units(pro_rata(closes, needed)),
     }
