@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import __version__
-from engine.errors import LiqEngineError
+from engine.errors import InputError, LiqEngineError
+
+if TYPE_CHECKING:
+    from engine.edges.service_config import ServiceConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +77,37 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", type=Path, metavar="RISK")
     add_risk(check)
 
+    run = add_verb(verbs, "run", run_service, "the service on Kafka: read, decide, write, exactly once")
+    add_shards(run)
+    add_config(run)
+
+    follow = add_verb(verbs, "follow", run_follow, "a hot standby of one shard, which can take it over")
+    follow.add_argument("--shard", type=int, default=0, help="which shard (0)")
+    follow.add_argument("--take-over-after", type=float, metavar="SECONDS", help="of silence; never without it")
+    add_config(follow)
+
+    audit = add_verb(verbs, "audit", run_audit, "fold a shard's journal again and compare every output and hash")
+    audit.add_argument("--export", type=Path, metavar="LOG", help="write the inputs in the shard's order, for replay")
+    add_shards(audit)
+    add_config(audit)
+
+    shadow = add_verb(verbs, "shadow", run_shadow, "who would have been treated differently with other parameters")
+    shadow.add_argument("--risk", type=Path, required=True, metavar="CANDIDATE", help="the other risk file")
+    shadow.add_argument("--shard", type=int, default=0, help="which shard (0)")
+    add_config(shadow)
+
+    topics = add_verb(verbs, "topics", run_topics, "create the topics, or check them against the declaration")
+    topics.add_argument("action", choices=["show", "create", "check"], help="show needs no broker")
+    add_config(topics)
+
+    play = add_verb(verbs, "play", run_play, "produce any log that replay reads to the input topics")
+    play.add_argument("events", nargs="+", type=Path, metavar="EVENTS", help="event log, vendor file or folder")
+    play.add_argument(
+        "--speed", type=float, default=1.0, help="1: as it happened, 60: an hour a minute, 0: at once"
+    )
+    play.add_argument("--format", help="name of the files' format, where it is not recognised")
+    add_config(play)
+
     add_verb(verbs, "warmup", run_warmup, "compile and cache all kernels")
     add_verb(verbs, "version", run_version, "versions of the engine and of what shapes its results")
     return parser
@@ -84,6 +119,24 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], te
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=run)
     return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the service file."""
+    parser.add_argument("--config", type=Path, help="service file (the one shipped as config/service.toml)")
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name shards."""
+    parser.add_argument("--shards", help="numbers with commas between, as in 0,3 (all)")
+    parser.add_argument("--instance", metavar="I/N", help="the shards k with k mod N = I")
+
+
+def service_config(options: argparse.Namespace) -> ServiceConfig:
+    """Return the configuration that a command names."""
+    from engine.edges.service_config import default_service_path, load_service
+
+    return load_service(options.config or default_service_path(), os.environ)
 
 
 def add_risk(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +218,84 @@ def run_verify(options: argparse.Namespace) -> int:
     return 1 if verdict.differences else 0
 
 
+def run_service(options: argparse.Namespace) -> int:
+    """``run``."""
+    from engine.shell.service import serve, shards_of
+
+    config = service_config(options)
+    return serve(config, shards_of(config, shards=options.shards, instance=options.instance))
+
+
+def run_follow(options: argparse.Namespace) -> int:
+    """``follow``."""
+    from engine.shell.follow import follow
+    from engine.shell.service import shards_of
+
+    config = service_config(options)
+    (shard,) = shards_of(config, shards=str(options.shard), instance=None)
+    return follow(config, shard, take_over_after=options.take_over_after)
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """``audit``."""
+    from dataclasses import asdict
+
+    from engine.shell.audit import audit, findings_text
+    from engine.shell.kafka import Kafka
+    from engine.shell.service import origin_of, shards_of
+
+    config = service_config(options)
+    shards = shards_of(config, shards=options.shards, instance=options.instance)
+    if options.export is not None and len(shards) != 1:
+        raise InputError("--export: name the one shard with --shards")
+    origins = [origin_of(config, shard) for shard in shards]
+    findings = audit(Kafka(config), origins, export=options.export)
+    say(options, {"shards": [asdict(one) for one in findings]}, findings_text(findings))
+    return 1 if any(one.difference is not None for one in findings) else 0
+
+
+def run_shadow(options: argparse.Namespace) -> int:
+    """``shadow``."""
+    from engine.edges.config import load_risk
+    from engine.shell.kafka import Kafka
+    from engine.shell.service import book_source, origin_of, shards_of
+    from engine.shell.shadow import shadow, shadow_text
+
+    config = service_config(options)
+    (shard,) = shards_of(config, shards=str(options.shard), instance=None)
+    candidate = book_source(config).new_shard(load_risk(options.risk), shard)
+    document = shadow(Kafka(config), origin_of(config, shard), candidate)
+    say(options, document, shadow_text(document))
+    return 0
+
+
+def run_topics(options: argparse.Namespace) -> int:
+    """``topics``."""
+    from engine.edges.topics import topics_document, topics_text
+
+    config = service_config(options)
+    if options.action == "show":
+        say(options, topics_document(config), topics_text(config))
+        return 0
+    from engine.shell.topics import check, create
+
+    problems = (create if options.action == "create" else check)(config)
+    text = "\n".join(problems) or f"all topics are as declared at {config.kafka.bootstrap_servers}"
+    say(options, {"ok": not problems, "problems": problems}, text)
+    return 2 if problems else 0
+
+
+def run_play(options: argparse.Namespace) -> int:
+    """``play``."""
+    from engine.edges.config import load_risk
+    from engine.shell.play import play_logs, play_text
+
+    config = service_config(options)
+    counts = play_logs(config, load_risk(config.risk), options.events, format=options.format, speed=options.speed)
+    say(options, counts, play_text(counts))
+    return 0
+
+
 def run_check_config(options: argparse.Namespace) -> int:
     """``check-config``."""
     from engine.edges.config import load_risk
@@ -177,7 +308,7 @@ def run_check_config(options: argparse.Namespace) -> int:
 
 def run_warmup(options: argparse.Namespace) -> int:
     """``warmup``."""
-    from engine.tools.warmup import warm_up
+    from engine.edges.warmup import warm_up
 
     document = warm_up()
     say(

@@ -203,6 +203,11 @@ def encode(body: dict[str, Any]) -> bytes:
     return orjson.dumps(body)
 
 
+def load_json(data: bytes) -> Any:
+    """Return a JSON document that ``encode`` wrote; raises ValueError where it is none."""
+    return orjson.loads(data)
+
+
 def encode_event(event: Event) -> bytes:
     """Return the line that decodes to ``event``; optional fields that hold their default are left out."""
     if isinstance(event, SetParams):

@@ -1,0 +1,148 @@
+"""How a shard's inputs become its state and outputs, batch by batch: live, recovered, followed, audited alike.
+
+Whatever reads the inputs, the same fold turns a batch of them into output lines and moves the position in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from engine.core.events import (
+    AssetPrice,
+    Conversion,
+    Event,
+    Fill,
+    Funding,
+    Ignored,
+    Input,
+    Mark,
+    Message,
+    OrderDone,
+    Origin,
+    Pause,
+    Reject,
+    SetParams,
+    Transfer,
+)
+from engine.core.machine import Machine
+from engine.core.shard import Shard
+from engine.edges.codec import decode, encode
+from engine.edges.journal import Checked, OrderRecord, Position, encode_record, outputs_hash, record_hash, runs_of
+from engine.errors import check
+
+# What may come from a topic: its messages (README, "Messages in"), since an event elsewhere would be seen by the wrong
+# shards, and what was refused as it was read.
+TYPES: dict[str, tuple[type[Event | Reject], ...]] = {
+    "mark-prices": (Reject, Mark, AssetPrice, Funding),
+    "fills": (Reject, Fill, Conversion, OrderDone),
+    "transfers": (Reject, Transfer),
+    "control": (Reject, Pause, SetParams),
+}
+INPUT_TOPICS = tuple(TYPES)
+
+
+class Record(Protocol):
+    """An input as a broker gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Line(NamedTuple):
+    """One output record, encoded."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+def message_of(record: Record, topic: str, shard: int) -> Message:
+    """Return an input record as the machine takes it; ``topic`` is its name without a prefix."""
+    payload = record.value or b""
+    return Message(Origin(topic, record.partition, record.offset), input_of(record.key, payload, topic, shard), payload)
+
+
+def input_of(key: bytes | None, payload: bytes, topic: str, shard: int) -> Input:
+    """Return what an input says, refused where its topic does not take it, ignored where it is for another shard."""
+    if topic == "control" and key not in (None, b"", b"*", str(shard).encode()):
+        return Ignored("for another shard")
+    event = decode(payload)
+    if event is None:
+        return Ignored("blank")
+    if isinstance(event, TYPES[topic]):
+        return event
+    return Reject("unknown_type", f"{topic} does not take this type of message", payload)
+
+
+class Batch:
+    """The inputs applied since the last order record, and the outputs they caused."""
+
+    def __init__(self) -> None:
+        self.places: list[Origin] = []
+        self.lines: list[Line] = []
+
+
+class Fold:
+    """One shard with its place in the journal; ``logical`` turns a topic's name at the broker into ours."""
+
+    def __init__(self, shard: Shard, position: Position, *, logical: Callable[[str], str]) -> None:
+        self.shard = shard
+        self.machine = Machine(shard)
+        self.position = position
+        self.logical = logical
+        self.batch = Batch()
+
+    def apply(self, records: Iterable[Record]) -> list[Line]:
+        """Apply inputs in the given order; return their outputs, which the open batch keeps too."""
+        messages = [message_of(record, self.logical(record.topic), self.shard.number) for record in records]
+        outputs = self.machine.apply(messages)
+        lines = [Line(output.topic, output.key, encode(output.body)) for output in outputs]
+        self.batch.places += [message.origin for message in messages]
+        self.batch.lines += lines
+        return lines
+
+    def close_batch(self, *, delivery: str, engine: str, checked: Checked | None = None) -> tuple[bytes, Batch]:
+        """Return the order record of the open batch, which begins anew, and move the position past it."""
+        batch, self.batch = self.batch, Batch()
+        position = self.position
+        record = OrderRecord(
+            batch=position.batch + 1,
+            runs=runs_of(batch.places),
+            clock=self.shard.clock,
+            seq=self.shard.seq,
+            outputs_hash=outputs_hash(line.value for line in batch.lines),
+            delivery=delivery,
+            engine=engine,
+            previous=position.chain,
+            checked=checked,
+        )
+        data = encode_record(record)
+        self.step_to(record, data)
+        return data, batch
+
+    def replay_batch(self, record: OrderRecord, data: bytes, records: Sequence[Record]) -> list[Line]:
+        """Apply the batch of an order record; raises InvariantError where clock, seq or outputs come out differently.
+
+        ``check_link`` must have passed.
+        """
+        lines = self.apply(records)
+        self.batch = Batch()
+        name = f"batch {record.batch}"
+        clock, seq, found = self.shard.clock, self.shard.seq, outputs_hash(line.value for line in lines)
+        check(clock == record.clock, f"{name}: clock {clock}, the journal says {record.clock}")
+        check(seq == record.seq, f"{name}: seq {seq}, the journal says {record.seq}")
+        check(
+            found == record.outputs_hash, f"{name}: outputs {found[:12]}, the journal says {record.outputs_hash[:12]}"
+        )
+        self.step_to(record, data)
+        return lines
+
+    def step_to(self, record: OrderRecord, data: bytes) -> None:
+        """Move the position past a record."""
+        position = self.position
+        position.batch, position.chain = record.batch, record_hash(data)
+        position.advance(record.runs)

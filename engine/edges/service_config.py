@@ -1,0 +1,476 @@
+"""How ``service.toml`` and the environment become ``ServiceConfig``, and every error in them a line.
+
+1. Read: TOML. Of the environment, ``KAFKA_BOOTSTRAP_SERVERS`` goes before what the file says.
+2. Secrets: from files of their own or from the environment (which goes first), where the protocol has a use for them.
+3. Values: key by key (pydantic; unknown keys are refused).
+4. Relations between values, each where the values it speaks of are right by themselves.
+5. Files that are named must be there. Paths are relative to the TOML file.
+
+All errors are collected and raised together, as for the risk file. A secret is a ``SecretStr`` from the moment it is
+read. No error shows one, nor the value of a key that is not known: it may be a password under a misspelled name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from engine.edges.config import Errors, FloatText, read_toml, shown
+from engine.errors import ParamError
+
+BOOTSTRAP_VARIABLE = "KAFKA_BOOTSTRAP_SERVERS"
+# In names of topics and in transactional ids. A topic's name has at most 249 characters, our longest 18.
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
+# Longer than any password; and /dev/zero, given for one, has no end.
+SECRET_BYTES_MAX = 4096
+READABLE_BY_OTHERS = 0o077
+SASL = ("SASL_PLAINTEXT", "SASL_SSL")
+TLS = ("SSL", "SASL_SSL")
+SASL_KEYS = ("sasl_mechanism", "sasl_username", "sasl_password_file")
+TLS_KEYS = ("ca_file", "certificate_file", "key_file", "key_password_file")
+
+
+def to_path(value: object, info: ValidationInfo) -> object:
+    """Return text, or the path that a default is, relative to the folder of the file."""
+    if not isinstance(value, str | Path):
+        return value
+    if not value or "\0" in str(value):
+        raise ValueError("must be a path")
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / value
+
+
+def to_optional_path(value: object, info: ValidationInfo) -> object:
+    """Return text as a path, None where it is empty."""
+    return None if value == "" else to_path(value, info)
+
+
+def to_optional(value: object) -> object:
+    """Return None for the empty text, which stands for it in the file."""
+    return None if value == "" else value
+
+
+FilePath = Annotated[Path, BeforeValidator(to_path)]
+OptionalPath = Annotated[Path | None, BeforeValidator(to_optional_path)]
+OptionalText = Annotated[str | None, BeforeValidator(to_optional)]
+Mechanism = Annotated[Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] | None, BeforeValidator(to_optional)]
+
+
+class Table(BaseModel):
+    """A table: values of the type the file gives them, nothing unknown, nothing changed later."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True
+    )
+
+
+class KafkaConfig(Table):
+    """Where the broker is, how it lets us in, and how many partitions and copies its topics have."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_prefix: str = ""
+    # Every shard reads all of them, and each adds latency (at the median 0.8 ms with 16, 1.3 ms with 128).
+    mark_partitions: int = Field(default=1, ge=1, le=16)
+    replication_factor: int = Field(default=1, ge=1, le=32)
+    min_insync_replicas: int = Field(default=1, ge=1, le=32)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: OptionalPath = None
+    certificate_file: OptionalPath = None
+    key_file: OptionalPath = None
+    key_password_file: OptionalPath = None
+    key_password: SecretStr | None = None
+    sasl_mechanism: Mechanism = None
+    sasl_username: OptionalText = None
+    sasl_password_file: OptionalPath = None
+    sasl_password: SecretStr | None = None
+    request_timeout_ms: int = Field(default=10_000, ge=100, le=600_000)
+    retry_backoff_ms: int = Field(default=5, ge=1, le=1_000)
+    # Brokers refuse more than 15 minutes (transaction.max.timeout.ms).
+    transaction_timeout_ms: int = Field(default=10_000, ge=1_000, le=900_000)
+    message_bytes_max: int = Field(default=1_048_576, ge=65_536, le=104_857_600)
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def check_bootstrap(cls, text: str) -> str:
+        """Return the addresses without blanks between them."""
+        addresses = [address.strip() for address in text.split(",")]
+        for address in addresses:
+            found = ADDRESS.fullmatch(address)
+            if found is None or not 1 <= int(found[1]) <= 65_535:
+                raise ValueError("must be host:port, or several of them with commas between")
+        return ",".join(addresses)
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def check_prefix(cls, text: str) -> str:
+        """Return a prefix with which names are still names to Kafka."""
+        if text and not NAME.fullmatch(text):
+            raise ValueError("at most 64 letters, digits, dots, underscores and hyphens")
+        return text
+
+
+class BatchConfig(Table):
+    """When a batch is closed, and how much may wait for the next one."""
+
+    records_max: int = Field(default=500, ge=1, le=100_000)
+    interval_ms: int = Field(default=20, ge=1, le=1_000)
+    pending_max: int = Field(default=20_000, ge=1, le=10_000_000)
+
+
+class SnapshotConfig(Table):
+    """Where snapshots go, how often they are taken, how many are kept."""
+
+    folder: FilePath = Path("snapshots")
+    every_s: int = Field(default=300, ge=1, le=86_400)
+    keep: int = Field(default=3, ge=1, le=1_000)
+    publish: bool = True
+
+
+class DeadlineConfig(Table):
+    """After how long without an answer a shard stops and says so."""
+
+    start_s: int = Field(default=60, ge=1, le=86_400)
+    commit_s: int = Field(default=10, ge=1, le=900)
+    progress_s: int = Field(default=30, ge=1, le=3_600)
+    drain_s: int = Field(default=5, ge=1, le=600)
+
+
+class ServiceConfig(Table):
+    """All that the service is told; the keys of ``[service]`` stand beside the other tables."""
+
+    cluster: str = "dev"
+    shards: int = Field(default=1, ge=1, le=1_000)
+    risk: FilePath = Path("risk.toml")
+    book: OptionalPath = None
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    heartbeat_ms: int = Field(default=500, ge=10, le=60_000)
+    kafka: KafkaConfig = KafkaConfig()
+    batch: BatchConfig = BatchConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    deadlines: DeadlineConfig = DeadlineConfig()
+
+    @field_validator("cluster")
+    @classmethod
+    def check_cluster(cls, text: str) -> str:
+        """Return a name that a transactional id can be made of."""
+        if not NAME.fullmatch(text):
+            raise ValueError("1 to 64 letters, digits, dots, underscores and hyphens")
+        return text
+
+    @model_validator(mode="after")
+    def check_relations(self) -> ServiceConfig:
+        """Return itself, where no relation is broken."""
+        broken = [f"{place}: {rule}" for place, rule in broken_relations(values_of(self), set())]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+
+class Secret(NamedTuple):
+    """A secret of ``[kafka]``: its key, the key that names its file, its variable, the protocols that use it."""
+
+    key: str
+    file_key: str
+    variable: str
+    protocols: tuple[str, ...]
+
+
+SECRETS = (
+    Secret("sasl_password", "sasl_password_file", "LIQ_SASL_PASSWORD", SASL),
+    Secret("key_password", "key_password_file", "LIQ_KEY_PASSWORD", TLS),
+)
+SECRET_OF = {secret.key: secret for secret in SECRETS}
+SUBTABLES: dict[str, type[Table]] = {
+    "kafka": KafkaConfig,
+    "batch": BatchConfig,
+    "snapshots": SnapshotConfig,
+    "deadlines": DeadlineConfig,
+}
+# table -> the keys its file may hold
+KEYS = {"service": [key for key in ServiceConfig.model_fields if key not in SUBTABLES]} | {
+    name: [key for key in table.model_fields if key not in SECRET_OF] for name, table in SUBTABLES.items()
+}
+# type of a problem -> its rule, in the words of the risk file's errors
+WORDING = {
+    "int_type": "must be an integer",
+    "string_type": "must be a string",
+    "is_instance_of": "must be a string",
+    "bool_type": "must be true or false",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "one of {expected}",
+    "value_error": "{error}",
+}
+# Those that must be there to be read later; the secrets are read at once.
+FILES = ("service.risk", "service.book", "kafka.ca_file", "kafka.certificate_file", "kafka.key_file")
+
+
+class Findings(Errors):
+    """The errors of one service file, and the keys they are about."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file = path.name
+        self.wrong: set[str] = set()
+
+    def note(self, place: str, value: object, rule: str, *, variable: str = "") -> None:
+        """Note a broken rule about ``table.key``, under the name of the variable where the value came from one."""
+        table, _, key = place.rpartition(".")
+        self.add(self.file, "" if variable else table, ParamError(variable or key, value, rule))
+        self.wrong.add(place)
+
+
+def default_service_path() -> Path:
+    """Return the shipped service file: the wheel's copy, or ``config/service.toml`` of the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    packed = package / "_config" / "service.toml"
+    return packed if packed.is_file() else package.parent / "config" / "service.toml"
+
+
+def load_service(path: Path, env: Mapping[str, str]) -> ServiceConfig:
+    """Return the configuration of a file and the environment; raise InputError with all that is wrong."""
+    findings = Findings(path)
+    tables = read_tables(path, findings)
+    variables = {}
+    if env.get(BOOTSTRAP_VARIABLE):
+        tables["kafka"]["bootstrap_servers"] = env[BOOTSTRAP_VARIABLE]
+        variables["kafka.bootstrap_servers"] = BOOTSTRAP_VARIABLE
+    protocol = tables["kafka"].get("security_protocol", KafkaConfig().security_protocol)
+    for secret in SECRETS:
+        if protocol in secret.protocols:
+            load_secret(path.parent, secret, tables["kafka"], env, findings)
+    fields = {**tables["service"], **{name: tables[name] for name in SUBTABLES}}
+    note_values(path.parent, fields, variables, findings)
+    # Apart from the models, which look at no relation as soon as one value is wrong.
+    given = {f"{name}.{key}": to_optional(value) for name, table in tables.items() for key, value in table.items()}
+    right = {place: value for place, value in given.items() if place not in findings.wrong}
+    values = values_of(ServiceConfig()) | right
+    for place, rule in list(broken_relations(values, findings.wrong)):
+        findings.note(place, values[place], rule)
+    note_files(path.parent, values, findings)
+    findings.raise_if_any()
+    return ServiceConfig.model_validate(fields, context={"folder": path.parent})
+
+
+def read_tables(path: Path, findings: Findings) -> dict[str, dict[str, Any]]:
+    """Return the known keys of the known tables; note all others, whose values are not shown."""
+    raw = read_toml(path)
+    for name in raw:
+        if name not in KEYS:
+            findings.note(name, None, f"unknown key; known are {', '.join(KEYS)}")
+    tables: dict[str, dict[str, Any]] = {}
+    for name, known in KEYS.items():
+        table = raw.get(name, {})
+        if not isinstance(table, dict):
+            findings.note(name, None, "must be a table")
+            findings.wrong |= {f"{name}.{key}" for key in known}
+            table = {}
+        for key in table:
+            if key not in known:
+                findings.note(f"{name}.{key}", None, unknown_rule(key, known))
+        # As a float it is refused everywhere; as the text of one it might pass for a name.
+        tables[name] = {
+            key: float(value) if isinstance(value, FloatText) else value for key, value in table.items() if key in known
+        }
+    return tables
+
+
+def unknown_rule(key: str, known: list[str]) -> str:
+    """Return why a key has no place in a table."""
+    secret = SECRET_OF.get(key)
+    if secret is None:
+        return f"unknown key; known are {', '.join(known)}"
+    return f"a secret has no place in this file: name its file as {secret.file_key}, or set {secret.variable}"
+
+
+def load_secret(
+    folder: Path, secret: Secret, kafka: dict[str, Any], env: Mapping[str, str], findings: Findings
+) -> None:
+    """Put a secret into ``[kafka]`` where the environment or a file has it."""
+    place, name = f"kafka.{secret.file_key}", kafka.get(secret.file_key)
+    if env.get(secret.variable):
+        text, file, variable = env[secret.variable], None, secret.variable
+    elif isinstance(name, str) and name and "\0" not in name:
+        file, variable = folder / name, ""
+        try:
+            text = read_line(file)
+        except OSError as error:
+            findings.note(place, file, f"cannot be read: {error.strerror or error}")
+            return
+    else:
+        return
+    if 0 < len(text) <= SECRET_BYTES_MAX and text.isprintable():
+        kafka[secret.key] = SecretStr(text)
+    else:
+        findings.note(place, file, "must be one line of text", variable=variable)
+
+
+def read_line(file: Path) -> str:
+    """Return what a file holds, without the end of its one line."""
+    with file.open("rb") as opened:
+        raw = opened.read(SECRET_BYTES_MAX + len("\r\n") + 1)
+    # A UnicodeDecodeError would carry the bytes along; what is not UTF-8 becomes characters that are not printable.
+    return raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+def note_values(folder: Path, fields: dict[str, Any], variables: Mapping[str, str], findings: Findings) -> None:
+    """Note every value that is wrong by itself."""
+    try:
+        ServiceConfig.model_validate(fields, context={"folder": folder})
+    except ValidationError as refused:
+        for problem in refused.errors(include_url=False):
+            loc = [str(part) for part in problem["loc"]]
+            if loc:  # Without, it is about relations.
+                place = f"{loc[0]}.{loc[1]}" if loc[0] in SUBTABLES else f"service.{loc[0]}"
+                rule = WORDING[problem["type"]].format(**problem.get("ctx", {}))
+                findings.note(place, without_login(problem["input"]), rule, variable=variables.get(place, ""))
+
+
+def without_login(value: object) -> object:
+    """Return a value without what stands before an @: somebody's idea of an address with a password."""
+    return f"...@{value.rpartition('@')[2]}" if isinstance(value, str) and "@" in value else value
+
+
+def values_of(config: ServiceConfig) -> dict[str, Any]:
+    """Return all values by ``table.key``."""
+    values = {f"service.{key}": getattr(config, key) for key in KEYS["service"]}
+    for name in SUBTABLES:
+        values |= {f"{name}.{key}": value for key, value in getattr(config, name)}
+    return values
+
+
+def broken_relations(values: Mapping[str, Any], wrong: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield key and rule of each broken relation that no wrong value takes part in."""
+    for places, holds, rule in relations(values):
+        if not holds and wrong.isdisjoint(places):
+            yield places[0], rule
+
+
+def relations(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool, str]]:
+    """Yield what must hold between values: the keys it is about, first the one to change; if it holds; the rule."""
+    progress_s, commit_s = values["deadlines.progress_s"], values["deadlines.commit_s"]
+    timeout_ms, copies = values["kafka.transaction_timeout_ms"], values["kafka.replication_factor"]
+    yield (
+        ("service.heartbeat_ms", "deadlines.progress_s"),
+        values["service.heartbeat_ms"] < progress_s * 1000,
+        f"must be below deadlines.progress_s ({progress_s} s): else a shard at rest looks like one that hangs",
+    )
+    yield (
+        ("kafka.min_insync_replicas", "kafka.replication_factor"),
+        values["kafka.min_insync_replicas"] <= copies,
+        f"must not be above replication_factor ({copies}): no write would be acknowledged",
+    )
+    yield from security_relations(values)
+    yield (
+        ("batch.pending_max", "batch.records_max"),
+        values["batch.pending_max"] >= values["batch.records_max"],
+        f"must not be below records_max ({values['batch.records_max']}): no batch could be filled",
+    )
+    yield (
+        ("deadlines.commit_s", "kafka.transaction_timeout_ms"),
+        commit_s * 1000 <= timeout_ms,
+        f"must not be above kafka.transaction_timeout_ms ({timeout_ms} ms): by then the broker has aborted it",
+    )
+    yield (
+        ("deadlines.progress_s", "deadlines.commit_s"),
+        progress_s > commit_s,
+        f"must be above commit_s ({commit_s} s): else a commit that may still succeed counts as no progress",
+    )
+
+
+def security_relations(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool, str]]:
+    """Yield what must hold between the security protocol and what it needs or has no use for."""
+    protocol = values["kafka.security_protocol"]
+    about = {key: (f"kafka.{key}", "kafka.security_protocol") for key in (*TLS_KEYS, *SASL_KEYS)}
+    given = {key: values[f"kafka.{key}"] is not None for key in (*TLS_KEYS, *SASL_KEYS)}
+    # Whoever names a certificate or a password believes that it protects something: one without a use is refused.
+    for key in TLS_KEYS:
+        yield about[key], not given[key] or protocol in TLS, f"not used with {protocol}, but with SSL and SASL_SSL"
+    for key in SASL_KEYS:
+        yield about[key], not given[key] or protocol in SASL, f"not used with {protocol}, but with SASL_SSL"
+    for key in ("sasl_mechanism", "sasl_username"):
+        yield about[key], given[key] or protocol not in SASL, f"required with {protocol}"
+    yield (
+        (*about["sasl_password_file"], "kafka.sasl_password"),
+        values["kafka.sasl_password"] is not None or protocol not in SASL,
+        f"required with {protocol}, unless LIQ_SASL_PASSWORD is set",
+    )
+    for key, partner in (("certificate_file", "key_file"), ("key_file", "certificate_file")):
+        yield (f"kafka.{key}", f"kafka.{partner}"), not given[key] or given[partner], f"needs {partner} as well"
+    is_opened = not given["key_password_file"] or given["key_file"]
+    yield ("kafka.key_password_file", "kafka.key_file"), is_opened, "needs key_file, the key it opens"
+
+
+def note_files(folder: Path, values: Mapping[str, Any], findings: Findings) -> None:
+    """Note every named file that is not there or may not be read."""
+    for place in FILES:
+        if values[place] is not None and place not in findings.wrong:
+            file = folder / values[place]
+            if not (os.path.isfile(file) and os.access(file, os.R_OK)):
+                findings.note(place, file, "is not a file that can be read")
+
+
+def service_warnings(config: ServiceConfig) -> list[str]:
+    """Return what is allowed but probably not meant, a sentence each."""
+    kafka = config.kafka
+    found = [*exposed_files(kafka)]
+    if not all(LOOPBACK.fullmatch(address) for address in kafka.bootstrap_servers.split(",")):
+        if kafka.security_protocol not in TLS:
+            found.append(
+                f"kafka.security_protocol = {kafka.security_protocol}: whoever is on the way to the broker can read"
+                " and change what is sent"
+            )
+        if kafka.replication_factor == 1:
+            found.append("kafka.replication_factor = 1: one lost disk takes the journal with it")
+    if kafka.replication_factor > 1 and kafka.min_insync_replicas == 1:
+        found.append("kafka.min_insync_replicas = 1: a record counts as written while one broker alone has it")
+    return found
+
+
+def exposed_files(kafka: KafkaConfig) -> Iterator[str]:
+    """Yield a warning for each file with a secret that others than its owner can read."""
+    for key in ("key_file", "key_password_file", "sasl_password_file"):
+        file: Path | None = getattr(kafka, key)
+        if file is not None and (mode := file.stat().st_mode & 0o777) & READABLE_BY_OTHERS:
+            yield f"kafka.{key}: {file} has mode {mode:04o}: others than its owner can read the secret; chmod 600"
+
+
+def service_document(config: ServiceConfig) -> dict[str, Any]:
+    """Return what ``check-config --json`` prints for a service file without errors; of a secret, that there is one."""
+    document: dict[str, Any] = {"ok": True}
+    for place, value in values_of(config).items():
+        table, _, key = place.partition(".")
+        plain = "set" if isinstance(value, SecretStr) else str(value) if isinstance(value, Path) else value
+        document.setdefault(table, {})[key] = plain
+    return document | {"warnings": service_warnings(config)}
+
+
+def describe_service(config: ServiceConfig) -> str:
+    """Return what ``check-config`` prints for a service file without errors."""
+    document = service_document(config)
+    lines = []
+    for name in KEYS:
+        lines += [
+            name,
+            *(f"  {key:<22} {'-' if value is None else shown(value)}" for key, value in document[name].items()),
+        ]
+        lines.append("")
+    lines.append(f"warnings: {len(document['warnings'])}")
+    return "\n".join([*lines, *(f"  {warning}" for warning in document["warnings"])])

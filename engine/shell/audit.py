@@ -1,0 +1,202 @@
+"""``liq-engine audit``: is what a shard wrote what its inputs call for? Folds the journal again and compares.
+
+1. Every order record follows the one before it, in number, hash and offsets.
+2. The inputs that it names, folded by the pure core, give its clock, ``seq`` and outputs hash.
+3. The output topics hold exactly those outputs: same bytes, same order, nothing between them. Under ``at_least_once``
+   each is there at least once.
+4. The state is the one whose hash the shard noted while it took snapshots.
+
+The first difference ends it. ``export`` writes the inputs in the order in which the shard took them, as an event log
+that ``liq-engine replay`` reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from engine.core.events import OUTPUT_TOPICS
+from engine.edges.codec import encode, load_json
+from engine.edges.digest import state_hash
+from engine.edges.fold import Fold, Line
+from engine.edges.journal import JOURNAL_TOPIC, OrderRecord, decode_journal
+from engine.errors import InputError, InvariantError
+from engine.shell.follower import Follower, Origin
+from engine.shell.kafka import Kafka, Place, Reader
+
+READ_MAX = 2000
+# An output of a committed batch is there at once or not at all.
+WAIT_MS = 2000
+
+
+@dataclass
+class Findings:
+    """What an audit found; ``difference`` is None where all is as it must be."""
+
+    shard: int
+    batches: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    repeated: int = 0
+    states: int = 0
+    difference: str | None = None
+
+
+@dataclass
+class Audit:
+    """One shard's audit under way."""
+
+    kafka: Kafka
+    findings: Findings
+    checked: dict[int, str]
+    export: IO[bytes] | None = None
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+
+    async def judge(self, record: OrderRecord, records: Sequence[Any], lines: Sequence[Line], fold: Fold) -> None:
+        """Compare one batch; raises InvariantError naming the first difference."""
+        findings = self.findings
+        for line in lines:
+            findings.repeated += await self.outputs[line.topic].expect(line, record)
+        if record.batch in self.checked:
+            found = state_hash(fold.shard)
+            if found != self.checked[record.batch]:
+                raise InvariantError(
+                    f"state after batch {record.batch}: {found[:16]}, the shard noted {self.checked[record.batch][:16]}"
+                )
+            findings.states += 1
+        if self.export is not None:
+            for item in records:
+                self.export.write(encode(exported(item, self.kafka.logical(item.topic))) + b"\n")
+        findings.batches += 1
+        findings.inputs += len(records)
+        findings.outputs += len(lines)
+
+
+class Outputs:
+    """One output partition, read in order."""
+
+    def __init__(self, reader: Reader, place: Place) -> None:
+        self.reader = reader
+        self.place = place
+        self.pending: deque[Any] = deque()
+
+    async def next(self, *, wait_ms: int) -> Any | None:
+        """Return the next record, None if there is none."""
+        if not self.pending:
+            self.pending.extend(await self.reader.read(wait_ms=wait_ms, records_max=READ_MAX))
+        return self.pending.popleft() if self.pending else None
+
+    async def expect(self, line: Line, record: OrderRecord) -> int:
+        """Raise InvariantError unless ``line`` comes next; return how many others, seen before or cut off, came first.
+
+        Others are let pass under ``at_least_once`` only.
+        """
+        others = 0
+        while True:
+            found = await self.next(wait_ms=WAIT_MS)
+            name = f"{self.place.topic}-{self.place.partition}"
+            if found is None:
+                raise InvariantError(f"{name}: batch {record.batch} calls for {short(line.value)}, and nothing comes")
+            if found.value == line.value and found.key == line.key.encode():
+                return others
+            if record.delivery == "exactly_once":
+                raise InvariantError(
+                    f"{name} offset {found.offset}: {short(found.value)}, batch {record.batch} calls for "
+                    f"{short(line.value)}"
+                )
+            others += 1
+
+
+def short(value: bytes) -> str:
+    """Return what names an output: type and id."""
+    body = load_json(value)
+    return f"{body.get('type')} {body.get('output_id')} of {body.get('account', '-')}"
+
+
+def exported(record: Any, topic: str) -> dict[str, Any]:
+    """Return an input as a line of an exported log: where it stood, and its bytes."""
+    payload = record.value or b""
+    fields = {"topic": topic, "partition": record.partition, "offset": record.offset}
+    fields["key"] = None if record.key is None else record.key.decode("utf-8", "replace")
+    try:
+        return {**fields, "payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {**fields, "payload_base64": base64.b64encode(payload).decode()}
+
+
+async def audit_shard(kafka: Kafka, origin: Origin, *, export: Path | None) -> Findings:
+    """Audit one shard from its genesis to the end of its journal."""
+    findings = Findings(origin.shard)
+    with ExitStack() as stack:
+        file = None
+        if export is not None:
+            try:
+                file = stack.enter_context(export.open("wb"))
+            except OSError as error:
+                raise InputError(f"{export}: cannot be written: {error}") from error
+        audit = Audit(kafka, findings, await noted_states(kafka, origin.shard), file)
+        try:
+            async with AsyncExitStack() as readers:
+                for topic in OUTPUT_TOPICS:
+                    place = Place(topic, origin.shard)
+                    first, _ = await kafka.edges([place])
+                    reader = await readers.enter_async_context(kafka.reader(first, what=topic))
+                    audit.outputs[topic] = Outputs(reader, place)
+                async with Follower(kafka, origin, judge=audit.judge) as follower:
+                    await follower.start()
+                    await follower.catch_up()
+                await check_nothing_more(audit)
+        except InvariantError as error:
+            findings.difference = str(error)
+    return findings
+
+
+async def noted_states(kafka: Kafka, shard: int) -> dict[int, str]:
+    """Return the state hashes that the journal holds, by batch."""
+    place = Place(JOURNAL_TOPIC, shard)
+    first, last = await kafka.edges([place])
+    found = {}
+    async with kafka.reader(first, what=JOURNAL_TOPIC) as reader:
+        while await reader.position(place) < last[place]:
+            for item in await reader.read(wait_ms=100, records_max=READ_MAX):
+                record = decode_journal(item.value, f"{JOURNAL_TOPIC}-{shard} offset {item.offset}")
+                if isinstance(record, OrderRecord) and record.checked is not None:
+                    found[record.checked.batch] = record.checked.state_hash
+    return found
+
+
+async def check_nothing_more(audit: Audit) -> None:
+    """Raise InvariantError where an output topic holds more than the journal calls for (and no shard is live)."""
+    for outputs in audit.outputs.values():
+        _, last = await audit.kafka.edges([outputs.place])
+        if outputs.pending or await outputs.reader.position(outputs.place) < last[outputs.place]:
+            found = await outputs.next(wait_ms=WAIT_MS)
+            if found is not None:
+                name = f"{outputs.place.topic}-{outputs.place.partition} offset {found.offset}"
+                raise InvariantError(f"{name}: {short(found.value)} is in no batch of the journal")
+
+
+def audit(kafka: Kafka, origins: Sequence[Origin], *, export: Path | None) -> list[Findings]:
+    """Audit shards, one after the other."""
+
+    async def audit_all() -> list[Findings]:
+        return [await audit_shard(kafka, origin, export=export) for origin in origins]
+
+    return asyncio.run(audit_all())
+
+
+def findings_text(findings: Sequence[Findings]) -> str:
+    """Return what an audit found, a line a shard."""
+    lines = []
+    for one in findings:
+        figures = f"{one.batches:,} batches, {one.inputs:,} inputs, {one.outputs:,} outputs, {one.states} states"
+        verdict = "all as it must be" if one.difference is None else f"FIRST DIFFERENCE: {one.difference}"
+        repeated = f", {one.repeated:,} outputs repeated" if one.repeated else ""
+        lines.append(f"shard {one.shard}: {figures}{repeated}: {verdict}")
+    return "\n".join(lines)

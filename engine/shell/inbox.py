@@ -1,0 +1,80 @@
+"""Where a live shard's inputs wait: two readers fill one queue in the order in which records arrive.
+
+Accounts (fills and transfers) and prices (marks and control) are read side by side, so that a flood of one does not
+hold back the other. When ``pending_max`` records wait, the readers stop reading until there is room again: memory is
+bounded however slow the outputs are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from engine.shell.kafka import Reader
+
+# How long a reader's call may take without a record; only how soon an idle reader notices its end depends on it.
+POLL_MS = 200
+READ_MAX = 500
+
+
+class Inbox:
+    """Records that were read and not yet taken."""
+
+    def __init__(self, readers: Sequence[Reader], *, pending_max: int) -> None:
+        self.readers = readers
+        self.pending_max = pending_max
+        self.pending: deque[Any] = deque()
+        self.arrived = asyncio.Event()
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Begin to read."""
+        self.tasks = [asyncio.create_task(self._read(reader)) for reader in self.readers]
+
+    async def _read(self, reader: Reader) -> None:
+        try:
+            while True:
+                await self.has_room.wait()
+                records = await reader.read(wait_ms=POLL_MS, records_max=READ_MAX)
+                if records:
+                    self.pending.extend(records)
+                    self.arrived.set()
+                    if len(self.pending) >= self.pending_max:
+                        self.has_room.clear()
+        finally:
+            # Whoever waits for records learns that none will come.
+            self.arrived.set()
+
+    async def take(self, count_max: int, *, wait_s: float) -> list[Any]:
+        """Return what waits, at most ``count_max``, as soon as there is something; [] after ``wait_s`` without.
+
+        Raises what a reader failed with, once everything that it had read is taken.
+        """
+        if not self.pending:
+            self._check_readers()
+            self.arrived.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self.arrived.wait()
+            except TimeoutError:
+                return []
+        count = min(count_max, len(self.pending))
+        taken = [self.pending.popleft() for _ in range(count)]
+        if len(self.pending) < self.pending_max:
+            self.has_room.set()
+        return taken
+
+    def _check_readers(self) -> None:
+        for task in self.tasks:
+            if task.done():
+                task.result()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)

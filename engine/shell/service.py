@@ -1,0 +1,135 @@
+"""``liq-engine run``: the shards of one process, from their start to the signal that ends them.
+
+Every shard has a worker of its own and depends on no other: one that halts says so, and the others go on. A worker that
+lost the broker starts over from the journal, after a pause; one that was fenced, or that found its state in doubt,
+does not. The process ends when all have ended, with the worst of their exit codes.
+
+SIGTERM or SIGINT: take no more, commit what is applied, leave; at the second one: leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+
+from engine.edges.config import load_risk
+from engine.edges.service_config import ServiceConfig
+from engine.edges.shard_book import BookSource, config_hash
+from engine.edges.warmup import warm_up
+from engine.errors import BrokerError, FencedError, InputError, LiqEngineError
+from engine.shell import oplog
+from engine.shell.follower import Follower, Origin
+from engine.shell.kafka import Kafka, partition_of
+from engine.shell.snapshots import Snapshots
+from engine.shell.topics import check_topics
+from engine.shell.worker import Worker
+
+# After losing the broker: first this long, then twice as long each time, up to the second figure.
+PAUSE_S, PAUSE_MAX_S = 0.2, 5.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(config: ServiceConfig, shards: Sequence[int]) -> int:
+    """Run shards until they end or a signal comes; return the exit code."""
+    oplog.configure()
+    return asyncio.run(Service(config, shards).run())
+
+
+def shards_of(config: ServiceConfig, *, shards: str | None, instance: str | None) -> list[int]:
+    """Return the shards named by ``--shards 0,3`` or by ``--instance i/N``, all without either; raises InputError."""
+    everything = range(config.shards)
+    if shards is not None and instance is not None:
+        raise InputError("--shards and --instance: give one of them")
+    if instance is not None:
+        ordinal, _, count = instance.partition("/")
+        if not (ordinal.isdecimal() and count.isdecimal() and int(ordinal) < int(count)):
+            raise InputError(f"--instance {instance}: must be i/N with i below N, as in 0/3")
+        return [shard for shard in everything if shard % int(count) == int(ordinal)]
+    if shards is None:
+        return list(everything)
+    names = shards.split(",")
+    if not all(name.isdecimal() and int(name) in everything for name in names):
+        raise InputError(f"--shards {shards}: must be numbers from 0 to {config.shards - 1}, as in 0,3")
+    return sorted({int(name) for name in names})
+
+
+def origin_of(config: ServiceConfig, shard: int) -> Origin:
+    """Return what a shard begins with; raises InputError for a risk file or book that cannot be used."""
+    risk, source = load_risk(config.risk), book_source(config)
+    named = config_hash(config.risk, config.book, config.shards)
+    return Origin(shard, named, lambda: source.new_shard(risk, shard))
+
+
+def book_source(config: ServiceConfig) -> BookSource:
+    """Return the starting book of all shards."""
+    return BookSource(config.book, shards=config.shards, partition_of=partition_of)
+
+
+def say_what_broke(task: asyncio.Task[int]) -> None:
+    """Say what a shard died of that nobody foresaw, at once: the other shards go on."""
+    broken = None if task.cancelled() else task.exception()
+    if broken is not None:
+        oplog.bug("halted", broken)
+
+
+class Service:
+    """The shards of one process."""
+
+    def __init__(self, config: ServiceConfig, shards: Sequence[int]) -> None:
+        self.config = config
+        self.kafka = Kafka(config)
+        self.origins = [origin_of(config, shard) for shard in shards]
+        self.workers: dict[int, Worker] = {}
+        self.draining = asyncio.Event()
+
+    async def run(self) -> int:
+        """Run all shards; return the worst of their exit codes."""
+        if not self.origins:
+            oplog.info("nothing_to_do", shards=self.config.shards)
+            return 0
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.on_signal, number)
+        oplog.info("warming")
+        warmed = warm_up()
+        oplog.info("warm", seconds=warmed["seconds"], cache=warmed["cache"])
+        await check_topics(self.kafka)
+        tasks = [asyncio.create_task(self.supervise(origin)) for origin in self.origins]
+        for task in tasks:
+            task.add_done_callback(say_what_broke)
+        await asyncio.wait(tasks)
+        return max(1 if task.exception() is not None else task.result() for task in tasks)
+
+    def on_signal(self, number: int) -> None:
+        """Drain at the first signal, leave at the second."""
+        if self.draining.is_set():
+            os._exit(128 + number)
+        oplog.info("signal", number=number)
+        self.draining.set()
+        for worker in self.workers.values():
+            worker.draining.set()
+
+    async def supervise(self, origin: Origin, standby: Follower | None = None) -> int:
+        """Run one shard, again from the journal whenever the broker was lost; return its exit code."""
+        pause_s, has_lived = PAUSE_S, False
+        while not self.draining.is_set():
+            worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
+            self.workers[origin.shard] = worker
+            try:
+                await worker.run(standby)
+            except LiqEngineError as error:
+                oplog.error("halted", shard=origin.shard, reason=error)
+                is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError)
+                has_lived = has_lived or worker.has_lived
+                if not (is_lost and has_lived):
+                    return error.exit_code
+            else:
+                return 0
+            if worker.has_lived:
+                pause_s = PAUSE_S
+            standby = None
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+        return 0

@@ -1,0 +1,143 @@
+"""What a live shard does all day: take what has come, apply it, commit it.
+
+A batch is committed at once when it caused outputs, else when it is ``interval_ms`` old or ``records_max`` long: its
+outputs, its order record and its input offsets in one transaction. An idle shard commits an empty batch every
+``heartbeat_ms``, so that a standby sees that it lives.
+
+In the mode ``at_least_once`` outputs go out the moment they are made, by a producer of their own, and the order record
+is committed once the broker has them: after a crash an output may come twice (or differently, where the inputs behind
+it were not yet in the journal), under the same ``output_id``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine import __version__
+from engine.edges.fold import Fold, Line
+from engine.edges.journal import JOURNAL_TOPIC
+from engine.edges.service_config import ServiceConfig
+from engine.errors import BrokerError
+from engine.shell.inbox import Inbox
+from engine.shell.kafka import Place, PlainWriter, Writer
+from engine.shell.snapshots import Snapshots
+
+# The longest wait for records: how late a sign of life, a snapshot or the end of the service may be noticed.
+IDLE_S = 0.05
+
+
+@dataclass
+class Status:
+    """What a shard says about itself."""
+
+    state: str = "starting"
+    records: int = 0
+    lines: int = 0
+    batches: int = 0
+    commit_s: float = 0.0
+
+
+class Session:
+    """One stretch of live work on a fold."""
+
+    def __init__(
+        self,
+        fold: Fold,
+        inbox: Inbox,
+        writer: Writer,
+        plain: PlainWriter | None,
+        snapshots: Snapshots,
+        config: ServiceConfig,
+        status: Status,
+    ) -> None:
+        self.fold = fold
+        self.inbox = inbox
+        self.writer = writer
+        self.plain = plain
+        self.snapshots = snapshots
+        self.config = config
+        self.status = status
+        self.shard = fold.shard.number
+        self.sent: list[asyncio.Future[Any]] = []
+        self.opened_s = self.committed_s = self.progress_s = time.monotonic()
+
+    async def step(self) -> None:
+        """Take and apply what has come; commit, take a snapshot, or give up where that is due."""
+        records = await self.inbox.take(
+            self.config.batch.records_max - len(self.fold.batch.places), wait_s=self.wait_s()
+        )
+        if records:
+            await self.apply(records)
+        if self.is_due():
+            await self.commit()
+            self.snapshots.tend(self.fold)
+        if not records:
+            await self.check_progress()
+
+    async def drain(self) -> None:
+        """Commit what is applied."""
+        if self.fold.batch.places:
+            await self.commit()
+
+    async def apply(self, records: Sequence[Any]) -> None:
+        """Apply records, in the order they came."""
+        if not self.fold.batch.places:
+            self.opened_s = time.monotonic()
+        lines = self.fold.apply(records)
+        self.progress_s = time.monotonic()
+        self.status.records += len(records)
+        self.status.lines += len(lines)
+        if self.plain is not None and lines:
+            self.sent += await self.plain.send(self.shard, lines)
+
+    def wait_s(self) -> float:
+        """Return how long to wait for records before a commit may be due."""
+        if not self.fold.batch.places:
+            return IDLE_S
+        return min(IDLE_S, max(0.0, self.opened_s + self.config.batch.interval_ms / 1000 - time.monotonic()))
+
+    def is_due(self) -> bool:
+        """Return whether to commit now."""
+        batch, now = self.fold.batch, time.monotonic()
+        if not batch.places:
+            return now >= self.committed_s + self.config.heartbeat_ms / 1000
+        is_old = now >= self.opened_s + self.config.batch.interval_ms / 1000
+        return bool(batch.lines) or is_old or len(batch.places) >= self.config.batch.records_max
+
+    async def commit(self) -> None:
+        """Commit the open batch: its outputs (or that the broker has them), its order record, its input offsets."""
+        started_s = time.monotonic()
+        data, batch = self.fold.close_batch(
+            delivery=self.config.delivery, engine=__version__, checked=self.snapshots.take_checked()
+        )
+        record = Line(JOURNAL_TOPIC, str(self.shard), data)
+        lines = [record]
+        if self.plain is None:
+            lines = [*batch.lines, record]
+        else:
+            await self.plain.wait(self.sent)
+            self.sent.clear()
+        position = self.fold.position
+        touched = {(topic, number) for topic, number, _ in batch.places}
+        offsets = {Place(topic, number): position.next_offset(topic, number) for topic, number in touched}
+        position.journal_offset = await self.writer.commit(self.shard, lines, offsets)
+        self.committed_s = time.monotonic()
+        self.status.batches += 1
+        self.status.commit_s = self.committed_s - started_s
+
+    async def check_progress(self) -> None:
+        """Raise BrokerError where records are there to be read and none has come for too long.
+
+        A consumer can stick without a word; starting over is what helps.
+        """
+        if time.monotonic() < self.progress_s + self.config.deadlines.progress_s:
+            return
+        for reader in self.inbox.readers:
+            behind = {place: lag for place, lag in (await reader.lag()).items() if lag}
+            if behind:
+                raise BrokerError(f"no record in {self.config.deadlines.progress_s} s, although some wait: {behind}")
+        self.progress_s = time.monotonic()

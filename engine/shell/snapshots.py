@@ -1,0 +1,216 @@
+"""When a live shard takes snapshots, and which one a starting shard goes on from.
+
+A snapshot is taken by a forked child: it holds the state of that instant while the parent goes on, which loses no more
+than the time of the fork (its pages are copied only where either writes). The child also finds the hash of the whole
+state, which the next order record notes, for ``liq-engine audit``. Then the file is published in chunks to the
+``snapshots`` topic, so that a lost disk is not a lost shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from engine.edges.codec import encode, load_json
+from engine.edges.digest import state_hash
+from engine.edges.fold import Fold, Line
+from engine.edges.journal import JOURNAL_TOPIC, Checked, record_hash
+from engine.edges.snapshot import Snapshot, chunks, encode_snapshot, join_chunks, read_header
+from engine.edges.snapshot_files import SnapshotFolder
+from engine.errors import LiqEngineError, SnapshotError
+from engine.shell import oplog
+from engine.shell.kafka import Kafka, Place, PlainWriter
+
+SNAPSHOTS_TOPIC = "snapshots"
+MANIFEST = "manifest"
+# A record of the journal that a snapshot names is there at once or not at all.
+PROBE_MS = 2000
+# Room for key and framing in a message of the largest size.
+OVERHEAD_BYTES = 4096
+
+
+class Snapshots:
+    """The snapshots of one shard: folder, child that writes one, task that publishes one."""
+
+    def __init__(self, kafka: Kafka, shard: int, config_hash: str) -> None:
+        self.kafka = kafka
+        self.config = kafka.config.snapshots
+        self.shard = shard
+        self.config_hash = config_hash
+        self.folder = SnapshotFolder(self.config.folder, shard=shard, keep=self.config.keep)
+        self.taken_s = time.monotonic()
+        self.taken_batch = 0
+        self.child: Child | None = None
+        self.checked: Checked | None = None
+        self.publishing: asyncio.Task[None] | None = None
+
+    async def newest(self) -> Snapshot | None:
+        """Return the newest snapshot that can be gone on from: of the folder, else of the topic; None without one."""
+        snapshot = await self._newest_of_folder()
+        if snapshot is None and await self._fetch():
+            snapshot = await self._newest_of_folder()
+        return snapshot
+
+    async def _newest_of_folder(self) -> Snapshot | None:
+        chains: dict[int, str] = {}
+        for batch in self.folder.batches():
+            try:
+                header = read_header(self.folder.path_of(batch).read_bytes())
+            except (SnapshotError, OSError):
+                # The folder says why it is of no use, when it comes to it.
+                continue
+            chain = await self._chain_at(header.position.journal_offset)
+            if chain is not None:
+                chains[batch] = chain
+        snapshot, skipped = self.folder.newest(
+            config_hash=self.config_hash, batch_max=max(chains, default=0), chain_of=chains.get
+        )
+        for reason in skipped:
+            oplog.error("snapshot_skipped", shard=self.shard, reason=reason)
+        return snapshot
+
+    async def _chain_at(self, offset: int) -> str | None:
+        """Return the hash of the journal's record at an offset, None if there is none."""
+        place = Place(JOURNAL_TOPIC, self.shard)
+        first, last = await self.kafka.edges([place])
+        if not first[place] <= offset < last[place]:
+            return None
+        async with self.kafka.reader({place: offset}, what=JOURNAL_TOPIC) as reader:
+            records = await reader.read(wait_ms=PROBE_MS, records_max=1)
+        return record_hash(records[0].value) if records and records[0].offset == offset else None
+
+    async def _fetch(self) -> bool:
+        """Bring the published snapshot to the folder; return whether there was a whole one."""
+        place = Place(SNAPSHOTS_TOPIC, self.shard)
+        first, last = await self.kafka.edges([place])
+        latest: dict[str, bytes] = {}
+        async with self.kafka.reader(first, what=SNAPSHOTS_TOPIC) as reader:
+            while await reader.position(place) < last[place]:
+                for record in await reader.read(wait_ms=100):
+                    latest[record.key.decode()] = record.value
+        manifest = latest.pop(MANIFEST, None)
+        if manifest is None:
+            return False
+        try:
+            data = join_chunks(manifest, {int(number): piece for number, piece in latest.items()})
+            path = self.folder.write(data, read_header(data).position.batch)
+        except SnapshotError as error:
+            oplog.error("snapshot_skipped", shard=self.shard, reason=f"{SNAPSHOTS_TOPIC}-{self.shard}: {error}")
+            return False
+        oplog.info("snapshot_fetched", shard=self.shard, path=path, bytes=len(data))
+        return True
+
+    def take_checked(self) -> Checked | None:
+        """Return the state hash that was found since the last call."""
+        checked, self.checked = self.checked, None
+        return checked
+
+    def tend(self, fold: Fold) -> None:
+        """Take a snapshot if one is due, between two batches; see to the one under way."""
+        if self.child is not None:
+            self._reap(self.child)
+        elif time.monotonic() >= self.taken_s + self.config.every_s and fold.position.batch > self.taken_batch:
+            self.taken_s, self.taken_batch = time.monotonic(), fold.position.batch
+            self.child = Child(self, fold)
+
+    def _reap(self, child: Child) -> None:
+        result = child.try_result()
+        if result is None:
+            return
+        self.child = None
+        if "error" in result:
+            oplog.error("snapshot_failed", shard=self.shard, batch=child.batch, reason=result["error"])
+            return
+        seconds = round(time.monotonic() - child.started_s, 3)
+        oplog.info(
+            "snapshot", shard=self.shard, batch=child.batch, seconds=seconds, fork_ms=child.fork_ms, path=result["path"]
+        )
+        self.checked = Checked(child.batch, result["state_hash"])
+        if self.config.publish and (self.publishing is None or self.publishing.done()):
+            self.publishing = asyncio.create_task(self._publish(Path(result["path"]).read_bytes()))
+
+    async def _publish(self, data: bytes) -> None:
+        """Send a snapshot to its topic, the manifest last; a failure is said, and the next one tried."""
+        writer = PlainWriter(self.kafka)
+        try:
+            manifest, pieces = chunks(data, self.kafka.config.kafka.message_bytes_max - OVERHEAD_BYTES)
+            await writer.start()
+            for number, piece in enumerate(pieces):
+                await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, str(number), piece)]))
+            await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, MANIFEST, manifest)]))
+        except (LiqEngineError, OSError) as error:
+            oplog.error("snapshot_not_published", shard=self.shard, reason=error)
+        finally:
+            await writer.close()
+
+    async def close(self) -> None:
+        """End what is under way; a snapshot half written is nothing, a manifest not sent vouches for none."""
+        if self.child is not None:
+            self.child.kill()
+            self.child = None
+        if self.publishing is not None:
+            self.publishing.cancel()
+            await asyncio.gather(self.publishing, return_exceptions=True)
+
+
+class Child:
+    """A forked copy of this process that writes one snapshot and ends."""
+
+    def __init__(self, snapshots: Snapshots, fold: Fold) -> None:
+        self.batch = fold.position.batch
+        self.started_s = time.monotonic()
+        self.said = b""
+        self.pipe, child_end = os.pipe()
+        os.set_blocking(self.pipe, False)
+        # What is alive now need not be looked at by the child's garbage collector, which would copy every page.
+        gc.freeze()
+        self.pid = os.fork()
+        if self.pid == 0:
+            write_and_exit(snapshots, fold, child_end)
+        gc.unfreeze()
+        os.close(child_end)
+        self.fork_ms = round((time.monotonic() - self.started_s) * 1000, 1)
+
+    def try_result(self) -> dict[str, str] | None:
+        """Return what the child has to say once it has ended, None before."""
+        try:
+            while part := os.read(self.pipe, 65_536):
+                self.said += part
+        except BlockingIOError:
+            return None
+        os.waitpid(self.pid, 0)
+        os.close(self.pipe)
+        try:
+            result: dict[str, str] = load_json(self.said)
+        except ValueError:
+            return {"error": "the child process died"}
+        return result
+
+    def kill(self) -> None:
+        """End the child."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.pipe)
+
+
+def write_and_exit(snapshots: Snapshots, fold: Fold, pipe: int) -> NoReturn:
+    """Write a snapshot, say how it went, and end without running anything of the parent's."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.nice(5)
+    result = {"error": "failed without a word"}
+    try:
+        data = encode_snapshot(fold.shard, config_hash=snapshots.config_hash, position=fold.position)
+        path = snapshots.folder.write(data, fold.position.batch)
+        result = {"path": str(path), "state_hash": state_hash(fold.shard)}
+    except (LiqEngineError, OSError, MemoryError) as error:
+        result = {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        os.write(pipe, encode(result))
+        os._exit(0)

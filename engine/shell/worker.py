@@ -1,0 +1,150 @@
+"""The life of one shard: fence the predecessor, recover, go live, drain.
+
+    starting -> recovering -> live -> draining -> stopped
+                                   \\-> halted (any error: nothing is retried in place, the shard starts over)
+
+Going live, in this order: (1) start the transactional producer, which fences the old owner and ends its transaction;
+(2) fold the journal to its end, from the newest snapshot that verifies; (3) check that the committed input offsets are
+the journal's; (4) read on from there.
+
+What happens while it is live is in ``session.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from engine import __version__
+from engine.edges.fold import INPUT_TOPICS, Fold, Line
+from engine.edges.journal import JOURNAL_TOPIC, Genesis, Offsets, Position, encode_genesis, record_hash
+from engine.edges.service_config import ServiceConfig
+from engine.edges.topics import group_id, transactional_id
+from engine.errors import check
+from engine.shell import oplog
+from engine.shell.follower import Follower, Origin
+from engine.shell.inbox import Inbox
+from engine.shell.kafka import Kafka, Place, PlainWriter, Writer
+from engine.shell.session import Session, Status
+from engine.shell.snapshots import Snapshots
+
+ACCOUNT_TOPICS = ("fills", "transfers")
+PRICE_TOPICS = ("mark-prices", "control")
+
+
+class Worker:
+    """One shard on Kafka."""
+
+    def __init__(self, kafka: Kafka, origin: Origin, snapshots: Snapshots) -> None:
+        self.kafka = kafka
+        self.config: ServiceConfig = kafka.config
+        self.origin = origin
+        self.snapshots = snapshots
+        self.shard = origin.shard
+        self.status = Status()
+        self.draining = asyncio.Event()
+        self.has_lived = False
+        group = group_id(self.config, self.shard)
+        self.writer = Writer(kafka, transactional_id=transactional_id(self.config, self.shard), group=group)
+        self.plain = PlainWriter(kafka) if self.config.delivery == "at_least_once" else None
+
+    def enter(self, state: str, **fields: object) -> None:
+        """Move to a state and say so."""
+        self.status.state = state
+        oplog.info(state, shard=self.shard, **fields)
+
+    async def run(self, standby: Follower | None = None) -> None:
+        """Live until told to drain; raises what ends the shard otherwise. A standby's fold spares the recovery."""
+        try:
+            await self.writer.start()
+            if self.plain is not None:
+                await self.plain.start()
+            fold = await self.recover(standby)
+            await self.live(fold)
+        finally:
+            if self.status.state != "stopped":
+                self.status.state = "halted"
+            await self.writer.close()
+            if self.plain is not None:
+                await self.plain.close()
+
+    async def recover(self, standby: Follower | None) -> Fold:
+        """Return the fold of all that is committed."""
+        started_s = time.monotonic()
+        self.enter("recovering")
+        async with standby or Follower(self.kafka, self.origin) as follower:
+            if standby is None:
+                await follower.start(await self.snapshots.newest())
+            await follower.catch_up()
+            fold = follower.fold
+        if fold is None:
+            return await self.begin()
+        await self.check_offsets(fold.position)
+        self.enter(
+            "recovered",
+            batch=fold.position.batch,
+            events=follower.events,
+            seconds=round(time.monotonic() - started_s, 3),
+        )
+        return fold
+
+    async def begin(self) -> Fold:
+        """Write the genesis of a new journal: the inputs are read from their first offsets on."""
+        places = [
+            *(Place(topic, self.shard) for topic in ACCOUNT_TOPICS),
+            *(Place("mark-prices", number) for number in range(self.config.kafka.mark_partitions)),
+            Place("control", 0),
+        ]
+        first, _ = await self.kafka.edges(places)
+        offsets: Offsets = {topic: {} for topic in INPUT_TOPICS}
+        for place, offset in first.items():
+            offsets[place.topic][place.partition] = offset
+        genesis = Genesis(self.config.cluster, self.shard, self.origin.config_hash, offsets, __version__)
+        data = encode_genesis(genesis)
+        journal_offset = await self.writer.commit(self.shard, [Line(JOURNAL_TOPIC, str(self.shard), data)], first)
+        position = Position(0, record_hash(data), {topic: dict(of) for topic, of in offsets.items()}, journal_offset)
+        self.enter("began", accounts=len(self.origin.new_shard().book.accounts))
+        return Fold(self.origin.new_shard(), position, logical=self.kafka.logical)
+
+    async def check_offsets(self, position: Position) -> None:
+        """Raise InvariantError unless the committed offsets are those of the journal.
+
+        They were committed in the transaction of its last record: anything else means that someone moved them, or that
+        two instances wrote one journal.
+        """
+        wanted = places_of(position.offsets)
+        committed = await self.kafka.committed(self.writer.group, wanted)
+        for place, offset in wanted.items():
+            found = committed[place]
+            check(
+                found == offset,
+                f"shard {self.shard}: committed offset of {place.topic}-{place.partition} is {found}, the journal says "
+                f"{offset}: restore the group's offsets, or find out who wrote them",
+            )
+
+    async def live(self, fold: Fold) -> None:
+        """Read, apply and commit until told to drain."""
+        offsets = places_of(fold.position.offsets)
+        async with AsyncExitStack() as stack:
+            readers = []
+            for topics in (ACCOUNT_TOPICS, PRICE_TOPICS):
+                part = {place: offset for place, offset in offsets.items() if place.topic in topics}
+                readers.append(await stack.enter_async_context(self.kafka.reader(part, what=" and ".join(topics))))
+            inbox = Inbox(readers, pending_max=self.config.batch.pending_max)
+            stack.push_async_callback(self.snapshots.close)
+            stack.push_async_callback(inbox.close)
+            inbox.open()
+            self.has_lived = True
+            self.enter("live", batch=fold.position.batch, seq=fold.shard.seq)
+            session = Session(fold, inbox, self.writer, self.plain, self.snapshots, self.config, self.status)
+            while not self.draining.is_set():
+                await session.step()
+            self.enter("draining")
+            await session.drain()
+        self.enter("stopped", batch=fold.position.batch, seq=fold.shard.seq)
+
+
+def places_of(offsets: Offsets) -> dict[Place, int]:
+    """Return the next offset of every input partition."""
+    return {Place(topic, number): offset for topic, numbers in offsets.items() for number, offset in numbers.items()}
