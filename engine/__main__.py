@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="folder for outputs, final book, summary and report")
     replay.add_argument("--format", help="name of the files' format, where it is not recognised")
     replay.add_argument("--batch", type=int, default=4096, help="messages a batch; never changes a result (4096)")
+    replay.add_argument("--shard", metavar="K/N", help="be shard K of N: its part of the book, its number in outputs")
     replay.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
     margin = add_verb(verbs, "margin", run_margin, "margin figures of every account of a book file")
@@ -102,9 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     play = add_verb(verbs, "play", run_play, "produce any log that replay reads to the input topics")
     play.add_argument("events", nargs="+", type=Path, metavar="EVENTS", help="event log, vendor file or folder")
-    play.add_argument(
-        "--speed", type=float, default=1.0, help="1: as it happened, 60: an hour a minute, 0: at once"
-    )
+    play.add_argument("--speed", type=float, default=1.0, help="1: as it happened, 60: an hour a minute, 0: at once")
     play.add_argument("--format", help="name of the files' format, where it is not recognised")
     add_config(play)
 
@@ -165,6 +164,7 @@ def run_replay_verb(options: argparse.Namespace) -> int:
     from engine.tools.replay import ReplayOptions, run_replay
     from engine.tools.summary_text import summary_text
 
+    shard, shards = shard_of(options.shard)
     request = ReplayOptions(
         events=options.events,
         risk=load_risk(options.risk),
@@ -176,10 +176,30 @@ def run_replay_verb(options: argparse.Namespace) -> int:
         title=f"Replay of {', '.join(path.name for path in options.events[:3])}",
         batch=options.batch,
         show_progress=not options.quiet,
+        shard=shard,
+        shards=shards,
+        partition_of=partitioner() if shards > 1 else None,
     )
     summary = run_replay(request)
     say(options, summary, summary_text(summary, options.out))
     return 0
+
+
+def partitioner() -> Callable[[str, int], int]:
+    """Return the function that says which shard an account belongs to."""
+    from engine.shell.kafka import partition_of
+
+    return partition_of
+
+
+def shard_of(text: str | None) -> tuple[int, int]:
+    """Return number and count of ``--shard K/N``."""
+    if text is None:
+        return 0, 1
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise InputError(f"--shard {text}: must be K/N with K below N, as in 0/4")
+    return int(number), int(count)
 
 
 def run_margin(options: argparse.Namespace) -> int:

@@ -321,6 +321,11 @@ def test_a_relation_to_a_wrong_value_is_not_told(write: Write) -> None:
     assert lines == ["service.toml: kafka.transaction_timeout_ms: 20 s: must be an integer"]
 
 
+def test_a_relation_to_a_table_that_is_none_is_not_told(write: Write) -> None:
+    lines = errors_of(write("kafka = 5\n[deadlines]\ncommit_s = 11"))
+    assert lines == ["service.toml: kafka: must be a table"]
+
+
 @pytest.mark.parametrize("key", ["risk", "book"])
 @pytest.mark.parametrize("name", ["none.toml", ".", "risk.toml/x", "x" * 300])
 def test_a_file_that_is_not_there_is_named_with_its_whole_path(
@@ -464,6 +469,14 @@ def test_a_password_file_that_cannot_be_read_is_told_once_with_its_path(write: W
         (f'sasl_password = "{PASSWORD}"', "kafka.sasl_password: a secret has no place in this file: name its file as "),
         (f'key_password = "{PASSWORD}"', "kafka.key_password: a secret has no place in this file: name its file as "),
         (f'sasl_pasword = "{PASSWORD}"', "kafka.sasl_pasword: unknown key; known are "),
+        (
+            f'bootstrap_servers = ["liq:{PASSWORD}@kafka:9092"]',
+            "kafka.bootstrap_servers: ...@kafka:9092']: must be a string",
+        ),
+        (
+            f'bootstrap_servers = "liq:{PASSWORD}{"x" * 99}@kafka:9092"',
+            "kafka.bootstrap_servers: ...@kafka:9092: must be host:port",
+        ),
         (
             f'bootstrap_servers = "liq:{PASSWORD}@kafka:9092"',
             "kafka.bootstrap_servers: ...@kafka:9092: must be host:port",

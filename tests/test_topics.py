@@ -363,18 +363,22 @@ def test_a_shard_reads_inputs_and_state_and_writes_outputs_and_state(rights: set
     assert topics_of(rights, "liq-engine", "DescribeConfigs") == {spec.name for spec in topic_specs()}
 
 
-def test_a_shard_has_its_transactional_id_and_group_and_nobody_else_has(rights: set[Right]) -> None:
-    for resource, operation, own in (
-        ("transactional-id", "Write", transactional_id(EUROPE, 11)),
-        ("group", "Read", group_id(EUROPE, 11)),
-    ):
-        covering = [right for right in rights if right.resource == resource and own.startswith(right.name)]
-        assert [(right.principal, right.operation, right.is_prefix) for right in covering] == [
-            ("liq-engine", operation, True)
-        ]
+@pytest.mark.parametrize(
+    ("resource", "operation", "own"),
+    [("transactional-id", "Write", transactional_id(EUROPE, 11)), ("group", "Read", group_id(EUROPE, 11))],
+)
+def test_a_shard_has_the_ids_of_its_cluster_to_itself(
+    rights: set[Right], resource: str, operation: str, own: str
+) -> None:
+    ids = [right for right in rights if right.resource == resource]
+    (right,) = [right for right in ids if own.startswith(right.name)]
+    assert (right.principal, right.operation, right.is_prefix) == ("liq-engine", operation, True)
+    # Neither another cluster's, nor those of whoever reads this one.
+    others = [other.name for other in ids if other != right]
+    assert not [name for name in ("liq-eu2-11", *others) if name.startswith(right.name)]
 
 
-def test_each_input_has_one_writer_and_none_of_them_is_a_shard(rights: set[Right]) -> None:
+def test_each_input_has_one_writer_who_can_do_nothing_else(rights: set[Right]) -> None:
     writers = {
         name: {r.principal for r in rights if r.operation == "Write" and r.name == f"liq.{name}"} for name in INPUTS
     }
@@ -383,6 +387,12 @@ def test_each_input_has_one_writer_and_none_of_them_is_a_shard(rights: set[Right
         "fills": {"liq-ledger"},
         "transfers": {"liq-ledger"},
         "control": {"liq-operator"},
+    }
+    of_writers = {
+        right for right in rights if right.principal in {*writers["mark-prices"], "liq-ledger", "liq-operator"}
+    }
+    assert {(right.operation, right.name.removeprefix("liq.")) for right in of_writers} == {
+        ("Write", name) for name in INPUTS
     }
 
 

@@ -25,6 +25,8 @@ from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
 # A haircut beyond this factor is as good as no weight at all.
 _WEIGHT_MIN = 1_000
+# What the weights of an asset without any haircut are.
+FULL_WEIGHT = ((0, PPM),)
 
 
 @dataclass(slots=True)
@@ -130,6 +132,8 @@ def balance_worth(book: Book, balances: list[int], asset: int, target: int) -> i
     if needed <= 0:
         # A debt counts in full: the largest that the rest still carries.
         return -(-needed * UNIT // price)
+    if book.assets[asset].weights == FULL_WEIGHT:
+        return div_up(needed * UNIT, price)
     # What is worth more than 64 bits hold is no balance.
     low, high = 0, min(_WEIGHT_MIN * div_up(needed * UNIT, price), INT64_BOUND * UNIT // max(price, UNIT))
     if book.balance_value(asset, high) < needed:
@@ -317,7 +321,7 @@ def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate
     loss, loss_lots = paid_above * asset_price // UNIT + 1, abs(share.size) // instrument.lot_steps
     needed = abs(share.left) // instrument.lot_steps
     per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
-    has_haircut = book.assets[book.settle[symbol]].weights != ((0, PPM),)
+    has_haircut = book.assets[book.settle[symbol]].weights != FULL_WEIGHT
     found = []
     for row, leg, size, cost, pnl in healthy_opposites(book, symbol, share.size)[
         :, [ROW, LEG, SIZE, COST, PNL]

@@ -345,7 +345,8 @@ def note_values(folder: Path, fields: dict[str, Any], variables: Mapping[str, st
 
 def without_login(value: object) -> object:
     """Return a value without what stands before an @: somebody's idea of an address with a password."""
-    return f"...@{value.rpartition('@')[2]}" if isinstance(value, str) and "@" in value else value
+    _, at, rest = str(value).rpartition("@")
+    return f"...@{rest}" if at else value
 
 
 def values_of(config: ServiceConfig) -> dict[str, Any]:

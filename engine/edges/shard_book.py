@@ -13,33 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.params import Risk
-from engine.core.shard import Shard
+from engine.core.shard import Shard, Venue
 from engine.edges.bookfile import load_document, read_document
-from engine.errors import InputError
+from engine.errors import InputError, check
 from engine.units import format_scaled, try_number
 
 PartitionOf = Callable[[str, int], int]
 
 
 class BookSource:
-    """A starting book, or none, for all shards."""
+    """A starting book, or none, for all shards; ``partition_of`` says whose an account is, where there are several."""
 
-    def __init__(self, path: Path | None, *, shards: int, partition_of: PartitionOf) -> None:
+    def __init__(self, path: Path | None, *, shards: int = 1, partition_of: PartitionOf | None = None) -> None:
+        check(shards == 1 or partition_of is not None, f"{shards} shards: partition_of is needed to divide the book")
         self.path = path
         self.shards = shards
         self.partition_of = partition_of
 
-    def new_shard(self, risk: Risk, number: int) -> Shard:
+    def new_shard(self, risk: Risk, number: int, *, venue: Venue | None = None) -> Shard:
         """Return a shard with its part of the book; raises InputError as ``load_book`` does."""
-        shard = Shard(risk, number=number)
+        shard = Shard(risk, number=number, venue=venue)
         if self.path is not None:
             document = read_document(self.path)
-            if self.shards > 1:
-                document = self.part(document, number)
+            if self.partition_of is not None and self.shards > 1:
+                document = self.part(document, number, self.partition_of)
             load_document(shard, document, str(self.path))
         return shard
 
-    def part(self, document: Any, number: int) -> Any:
+    def part(self, document: Any, number: int, partition_of: PartitionOf) -> Any:
         """Return the accounts of one shard and its share of the fund."""
         if not isinstance(document, dict) or not isinstance(document.get("accounts", []), list):
             return document
@@ -55,7 +56,7 @@ class BookSource:
             for entry in document.get("accounts", [])
             if not isinstance(entry, dict)
             or not isinstance(entry.get("account"), str)
-            or self.partition_of(entry["account"], self.shards) == number
+            or partition_of(entry["account"], self.shards) == number
         ]
         insurance = document.get("insurance", {})
         if isinstance(insurance, dict):

@@ -17,11 +17,11 @@ from engine.core.machine import Machine
 from engine.core.params import Risk
 from engine.core.shard import Shard
 from engine.edges.book_dump import dump_book
-from engine.edges.bookfile import load_book
 from engine.edges.codec import decode, encode
 from engine.edges.digest import state_hash
 from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
 from engine.edges.report import RunRecorder
+from engine.edges.shard_book import BookSource, PartitionOf
 from engine.edges.venue import VENUES
 from engine.errors import InputError
 from engine.tools.progress import Progress
@@ -32,7 +32,7 @@ BATCH = 4096
 
 @dataclass(slots=True)
 class ReplayOptions:
-    """What a replay is asked to do."""
+    """What a replay is asked to do; with ``shards`` above 1 it is one of them, with its part of the book."""
 
     events: list[Path]
     risk: Risk
@@ -44,6 +44,9 @@ class ReplayOptions:
     title: str = "Replay"
     batch: int = BATCH
     show_progress: bool = True
+    shard: int = 0
+    shards: int = 1
+    partition_of: PartitionOf | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +82,9 @@ def open_logs(options: ReplayOptions) -> list[LogFile]:
     paths = expand_paths(options.events)
     if not paths:
         raise InputError("no event log: name at least one file or a folder that holds some")
-    return [open_log(path, format=options.format, resolve=resolver, decode=decode) for path in paths]
+    return [
+        open_log(path, format=options.format, resolve=resolver, decode=decode, shard=options.shard) for path in paths
+    ]
 
 
 def new_shard(options: ReplayOptions) -> Shard:
@@ -87,10 +92,8 @@ def new_shard(options: ReplayOptions) -> Shard:
     if options.venue not in VENUES:
         raise InputError(f"venue {options.venue!r}: must be one of {', '.join(VENUES)}")
     venue = VENUES[options.venue]
-    shard = Shard(options.risk, venue=venue() if venue is not None else None)
-    if options.book is not None:
-        load_book(shard, options.book)
-    return shard
+    source = BookSource(options.book, shards=options.shards, partition_of=options.partition_of)
+    return source.new_shard(options.risk, options.shard, venue=venue() if venue is not None else None)
 
 
 def run_replay(options: ReplayOptions) -> dict[str, Any]:

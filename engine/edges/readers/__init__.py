@@ -10,6 +10,7 @@ in bounded memory and may be gzipped or (CSV) zipped.
 
     format                     what it is                                           becomes
     jsonl                      the messages of the contract, one a line             as ``decode`` says
+    kafka_records              inputs in a shard's order, of ``audit --export``     as they were at the broker
     tardis_derivative_ticker   CSV: mark, index, funding                            marks, funding (see tardis.py)
     tardis_trades              CSV: trades                                          last price as mark
     tardis_liquidations        CSV: liquidation prints                              ignored
@@ -34,6 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.core.events import Input, Message
+from engine.edges.readers.kafka_records import KAFKA_RECORDS, open_kafka_records
 from engine.edges.readers.logfile import LogFile
 from engine.edges.readers.merge import merge
 from engine.edges.readers.recognise import (
@@ -63,11 +65,12 @@ def open_log(
     resolve: SymbolResolver,
     decode: Decode,
     cash_asset: str | None = None,
+    shard: int = 0,
 ) -> LogFile:
     """Return the log in a file, its format recognised unless it is named.
 
     ``decode`` turns a line of ``jsonl`` into an event, None for a blank one. ``cash_asset`` is what a vendor's dollar
-    amounts are in; by default the dollar that the contracts settle in.
+    amounts are in; by default the dollar that the contracts settle in. ``shard`` is whose control messages are taken.
 
     Raises InputError if the file is missing, unreadable, of no known format or not of the named one.
     """
@@ -75,6 +78,8 @@ def open_log(
     name = format_named(format) if format is not None else format_of(source)
     if name == JSONL:
         return open_jsonl(source, decode)
+    if name == KAFKA_RECORDS:
+        return open_kafka_records(source, shard)
     return open_vendor(source, name, resolve, cash_asset or resolve.cash_asset())
 
 

@@ -11,6 +11,7 @@ import json
 
 from engine.edges.readers import binance, freqtrade, hyperliquid, prints, tardis
 from engine.edges.readers.containers import FEATHER_MAGIC, Container, Csv, Feather, JsonRows, csv_cells
+from engine.edges.readers.kafka_records import KAFKA_RECORDS
 from engine.edges.readers.rows import BadRow, try_decimal
 from engine.edges.readers.source import Source
 from engine.edges.readers.table import Format
@@ -24,10 +25,10 @@ FORMATS: dict[str, Format] = {
     layout.name: layout
     for layout in (*tardis.FORMATS, *binance.FORMATS, *freqtrade.FORMATS, *hyperliquid.FORMATS, *prints.FORMATS)
 }
-FORMAT_NAMES = (JSONL, *FORMATS)
+FORMAT_NAMES = (JSONL, KAFKA_RECORDS, *FORMATS)
 _SPELLINGS = {
     spelling.lower(): layout.name for layout in FORMATS.values() for spelling in (layout.name, *layout.aliases)
-} | {JSONL: JSONL}
+} | {JSONL: JSONL, KAFKA_RECORDS: KAFKA_RECORDS}
 # A header is tried against these; freqtrade's files have other containers and names of their own.
 _BY_HEADER = [FORMATS[name] for name in FORMATS if not name.startswith("freqtrade")]
 
@@ -51,9 +52,11 @@ def format_of(source: Source) -> str:
 
 def try_recognise(source: Source) -> str | None:
     """Return the name of a file's format, or None."""
+    start = source.head.lstrip()
+    if start[:1] == b"{" and is_exported(start.split(b"\n", 1)[0]):
+        return KAFKA_RECORDS
     if source.data_name.lower().endswith(JSONL_ENDINGS):
         return JSONL
-    start = source.head.lstrip()
     if source.head.startswith(FEATHER_MAGIC) or start[:1] == b"[":
         return freqtrade.try_format(source.data_name)
     if start[:1] == b"{":
@@ -92,6 +95,11 @@ def is_message(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(body, dict) and "type" in body
+
+
+def is_exported(line: bytes) -> bool:
+    """Return whether a line is a record that ``audit --export`` wrote; the start of a long one is enough."""
+    return line.startswith(b'{"topic":') and b'"offset":' in line
 
 
 def is_data(cells: list[str]) -> bool:
