@@ -74,9 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
     verify = add_verb(verbs, "verify", run_verify, "derive every order of a replay's outputs again, without the core")
     verify.add_argument("out", type=Path, metavar="OUT_DIR", help="folder that demo or replay --out wrote")
 
-    check = add_verb(verbs, "check-config", run_check_config, "read a risk file and say what it means")
+    check = add_verb(verbs, "check-config", run_check_config, "read a risk (or service) file and say what it means")
     check.add_argument("file", nargs="?", type=Path, metavar="RISK")
     add_risk(check)
+    add_config(check)
 
     run = add_verb(verbs, "run", run_service, "the service on Kafka: read, decide, write, exactly once")
     add_shards(run)
@@ -106,6 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     play.add_argument("--speed", type=float, default=1.0, help="1: as it happened, 60: an hour a minute, 0: at once")
     play.add_argument("--format", help="name of the files' format, where it is not recognised")
     add_config(play)
+
+    dev = add_verb(verbs, "dev", run_dev, "the service with a Kafka of its own and a crash to watch, on this machine")
+    dev.add_argument("events", nargs="*", type=Path, metavar="EVENTS", help="what to play (the market of demo)")
+    dev.add_argument(
+        "--out", type=Path, default=Path("dev-out"), help="where broker, market and snapshots go (dev-out)"
+    )
+    dev.add_argument("--accounts", type=int, default=1000, help="of the market of demo (1000)")
+    dev.add_argument("--speed", type=float, default=60.0, help="1: as it happened, 60: an hour a minute, 0: at once")
+    dev.add_argument("--stay", action="store_true", help="go on after the log is played, until Ctrl-C")
+    add_config(dev)
 
     add_verb(verbs, "warmup", run_warmup, "compile and cache all kernels")
     add_verb(verbs, "version", run_version, "versions of the engine and of what shapes its results")
@@ -146,6 +157,11 @@ def add_risk(parser: argparse.ArgumentParser) -> None:
 def say(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
     """Print a result for machines or for people."""
     print(json.dumps(document) if options.json else text)
+
+
+def say_at_once(line: str) -> None:
+    """Print a line that somebody is watching for."""
+    print(line, flush=True)
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -316,11 +332,43 @@ def run_play(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_dev(options: argparse.Namespace) -> int:
+    """``dev``: the broker of KAFKA_BOOTSTRAP_SERVERS, or one that is brought by Maven and ends with the command."""
+    from engine.edges.config import load_risk
+    from engine.edges.service_config import BOOTSTRAP_VARIABLE
+    from engine.shell.dev import dev
+    from engine.shell.play import open_all
+    from engine.tools.demo import write_market
+    from engine.tools.kafka_broker import Broker
+
+    config = service_config(options)
+    risk = load_risk(config.risk)
+    events: list[Path] = options.events
+    if not events:
+        book, log = write_market(options.out, risk, accounts=options.accounts, seed=1)
+        config, events = config.model_copy(update={"book": book.resolve()}), [log]
+    snapshots = config.snapshots.model_copy(update={"folder": options.out / "snapshots"})
+    config = config.model_copy(update={"snapshots": snapshots})
+    messages = open_all(risk, events, format=None, speed=options.speed)
+    if BOOTSTRAP_VARIABLE in os.environ:
+        return dev(config, messages, speed=options.speed, stay=options.stay, say=say_at_once)
+    with Broker((options.out / "kafka").resolve()) as broker:
+        kafka = config.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap})
+        config = config.model_copy(update={"kafka": kafka})
+        return dev(config, messages, speed=options.speed, stay=options.stay, say=say_at_once)
+
+
 def run_check_config(options: argparse.Namespace) -> int:
     """``check-config``."""
     from engine.edges.config import load_risk
     from engine.edges.risk_view import describe_risk, risk_as_json
 
+    if options.config is not None:
+        from engine.edges.service_config import describe_service, service_document
+
+        config = service_config(options)
+        say(options, service_document(config), describe_service(config))
+        return 0
     risk = load_risk(options.file or options.risk)
     say(options, risk_as_json(risk), describe_risk(risk))
     return 0

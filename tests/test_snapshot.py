@@ -768,6 +768,8 @@ def test_reasons_say_what_was_expected_and_found(folder):
     filled(folder, 1)
     _, (reason,) = folder.newest(config_hash=CONFIG, batch_max=5, chain_of=lambda batch: "f00")
     assert reason == f"{folder.path_of(1).name}: other_journal: batch 1 is j1 here and f00 in the journal"
+    _, (reason,) = folder.newest(config_hash=CONFIG, batch_max=5, chain_of=lambda batch: None)
+    assert reason == f"{folder.path_of(1).name}: other_journal: the journal does not hold batch 1"
     _, (reason,) = folder.newest(config_hash="beef", batch_max=5, chain_of=lambda batch: "j1")
     assert reason == f"{folder.path_of(1).name}: other_config: taken under {CONFIG}, now it is beef"
 

@@ -147,8 +147,8 @@ def test_an_empty_broker_lacks_every_topic() -> None:
     lines = differences(EUROPE, {})
     assert len(lines) == len(topic_specs())
     assert lines[0] == (
-        "topic liq.mark-prices is missing: create it with 4 partitions and replication factor 3;"
-        " liq-engine topics prints its settings"
+        "topic liq.mark-prices is missing: liq-engine topics create makes it, with 4 partitions and replication factor"
+        " 3; a shard's own principal may not"
     )
 
 

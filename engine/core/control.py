@@ -14,6 +14,8 @@ from engine.core.shard import Shard
 from engine.errors import ParamError
 from engine.units import format_units
 
+# Names of at most 64 bytes: as many as surely fit into a message of 1 MiB. The rest goes into further ones.
+CROSSED_MAX = 10_000
 _SCALES = ("kind", "settle", "size_decimals", "price_decimals", "lot_steps", "value_num", "value_den")
 
 
@@ -51,8 +53,10 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
     crossed = sorted({book.accounts[row] for row in liquidatable_rows(book) - crossed_before})
     shard.advance(event.ts)
     what = event.what if event.what == "policy" else f"{event.what} {event.name}"
-    fields = {"version": book.policy_version, "what": what, "crossed": crossed}
-    shard.emit(EVENTS_TOPIC, event.name, "policy_changed", fields)
+    for first in range(0, max(len(crossed), 1), CROSSED_MAX):
+        part = crossed[first : first + CROSSED_MAX]
+        fields = {"version": book.policy_version, "what": what, "crossed": part}
+        shard.emit(EVENTS_TOPIC, event.name, "policy_changed", fields)
     return sorted({*rows, *reviewed, *shard.holds, *shard.episodes})
 
 

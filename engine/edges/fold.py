@@ -5,10 +5,11 @@ Whatever reads the inputs, the same fold turns a batch of them into output lines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from engine.core.events import (
+    DEAD_LETTERS_TOPIC,
     AssetPrice,
     Conversion,
     Event,
@@ -20,6 +21,7 @@ from engine.core.events import (
     Message,
     OrderDone,
     Origin,
+    Output,
     Pause,
     Reject,
     SetParams,
@@ -56,7 +58,7 @@ class Line(NamedTuple):
     """One output record, encoded."""
 
     topic: str
-    key: str
+    key: bytes | None
     value: bytes
 
 
@@ -76,6 +78,14 @@ def input_of(key: bytes | None, payload: bytes, topic: str, shard: int) -> Input
     if isinstance(event, TYPES[topic]):
         return event
     return Reject("unknown_type", f"{topic} does not take this type of message", payload)
+
+
+def line_of(output: Output, keys: Mapping[Origin, bytes | None]) -> Line:
+    """Return an output encoded; a dead letter has the key of the input that it is about."""
+    key: bytes | None = output.key.encode()
+    if output.topic == DEAD_LETTERS_TOPIC:
+        key = keys[Origin(output.body["topic"], output.body["partition"], output.body["offset"])]
+    return Line(output.topic, key, encode(output.body))
 
 
 class Batch:
@@ -98,10 +108,13 @@ class Fold:
 
     def apply(self, records: Iterable[Record]) -> list[Line]:
         """Apply inputs in the given order; return their outputs, which the open batch keeps too."""
-        messages = [message_of(record, self.logical(record.topic), self.shard.number) for record in records]
-        outputs = self.machine.apply(messages)
-        lines = [Line(output.topic, output.key, encode(output.body)) for output in outputs]
-        self.batch.places += [message.origin for message in messages]
+        messages, keys = [], {}
+        for record in records:
+            message = message_of(record, self.logical(record.topic), self.shard.number)
+            messages.append(message)
+            keys[message.origin] = record.key
+        lines = [line_of(output, keys) for output in self.machine.apply(messages)]
+        self.batch.places += keys
         self.batch.lines += lines
         return lines
 

@@ -162,7 +162,7 @@ def decode_journal(data: bytes, place: str) -> Genesis | OrderRecord:
             return Genesis(body["cluster"], body["shard"], body["config_hash"], offsets, body["engine"])
         return OrderRecord(
             batch=body["batch"],
-            runs=tuple(Run(*run) for run in body["runs"]),
+            runs=tuple(run_in(raw) for raw in body["runs"]),
             clock=body["clock"],
             seq=body["seq"],
             outputs_hash=body["outputs_hash"],
@@ -173,6 +173,14 @@ def decode_journal(data: bytes, place: str) -> Genesis | OrderRecord:
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InvariantError(f"{place}: not an order record: {error}") from error
+
+
+def run_in(raw: Any) -> Run:
+    """Return a run of a record; raises ValueError where it is none."""
+    topic, *numbers = raw
+    if type(topic) is not str or len(numbers) != 4 or any(type(number) is not int for number in numbers):
+        raise ValueError(f"run {raw}")
+    return Run(topic, *numbers)
 
 
 def check_link(record: OrderRecord, position: Position, place: str) -> None:

@@ -1,6 +1,6 @@
 """Which topics there are: one declaration, to create them by, to check them against at start, to show them from.
 
-``liq-engine topics`` prints it; ``deploy/kafka/acls.sh`` says who may do what with each, and a test compares the two.
+``liq-engine topics show`` prints it; ``deploy/kafka/acls.sh`` says who may do what with each: a test compares the two.
 
 How long a topic is kept follows from what it is for. Marks, fills and transfers are what the journal points at: kept
 for the audit window, within which any hour can be folded again. 200 symbols with a mark a second are 17 million marks
@@ -143,9 +143,9 @@ def differences(config: ServiceConfig, found: Mapping[str, FoundTopic]) -> list[
         topic = found.get(spec.name)
         if topic is None:
             sentences.append(
-                f"topic {topic_name(config, spec.name)} is missing: create it with"
+                f"topic {topic_name(config, spec.name)} is missing: liq-engine topics create makes it, with"
                 f" {counted(partition_count(config, spec), 'partition')} and replication factor"
-                f" {config.kafka.replication_factor}; liq-engine topics prints its settings"
+                f" {config.kafka.replication_factor}; a shard's own principal may not"
             )
         else:
             sentences += [*partition_differences(config, spec, topic), *setting_differences(config, spec, topic)]
@@ -201,7 +201,7 @@ def quantity(text: str) -> float:
 
 
 def topics_document(config: ServiceConfig) -> dict[str, Any]:
-    """Return what ``liq-engine topics --json`` prints."""
+    """Return what ``liq-engine topics show --json`` prints."""
     topics = [
         {
             "topic": topic_name(config, spec.name),
@@ -217,7 +217,7 @@ def topics_document(config: ServiceConfig) -> dict[str, Any]:
 
 
 def topics_text(config: ServiceConfig) -> str:
-    """Return what ``liq-engine topics`` prints: a line a topic, then the settings of all and those of some."""
+    """Return what ``liq-engine topics show`` prints: a line a topic, then the settings of all and those of some."""
     header = ("topic", "role", "partitions", "copies", "kept", "key")
     rows = [header] + [
         (

@@ -103,7 +103,7 @@ class Outputs:
             name = f"{self.place.topic}-{self.place.partition}"
             if found is None:
                 raise InvariantError(f"{name}: batch {record.batch} calls for {short(line.value)}, and nothing comes")
-            if found.value == line.value and found.key == line.key.encode():
+            if found.value == line.value and found.key == line.key:
                 return others
             if record.delivery == "exactly_once":
                 raise InvariantError(

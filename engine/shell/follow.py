@@ -60,7 +60,7 @@ class Standby:
             # From here on the worker closes it.
             stack.pop_all()
         oplog.info("taking_over", shard=origin.shard, batch=follower.fold.position.batch if follower.fold else 0)
-        return await service.supervise(origin, follower)
+        return await service.run_all([service.supervise(origin, follower)])
 
     async def watch(self, follower: Follower) -> bool:
         """Fold what comes; return True when the shard is to be taken over, False when told to leave."""

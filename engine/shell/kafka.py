@@ -32,8 +32,8 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from engine.edges.fold import Line
-from engine.edges.service_config import ServiceConfig
-from engine.edges.topics import FoundTopic
+from engine.edges.service_config import KafkaConfig, ServiceConfig
+from engine.edges.topics import RECORD_OVERHEAD_BYTES_MAX, FoundTopic
 from engine.errors import BrokerError, FencedError, InputError
 
 # Between two transactions the coordinator finishes the first; the client asks again after this. Its own 20 ms is a
@@ -194,14 +194,14 @@ class Reader:
         async with deadline(self.kafka.config.deadlines.start_s, self.what):
             return int(await self.consumer.position(partition))
 
-    async def lag(self) -> dict[Place, int]:
-        """Return how many offsets each partition is behind what may be read of it, as far as the broker has told."""
-        found = {}
-        for partition, place in self.partitions.items():
-            stable = self.consumer.last_stable_offset(partition)
-            if stable is not None:
-                found[place] = max(0, stable - await self.position(place))
-        return found
+    async def behind(self) -> dict[Place, int]:
+        """Return how many offsets partitions are behind what may be read of them, where they are.
+
+        Asked on a connection of its own: what a client that sticks believes does not count.
+        """
+        _, last = await self.kafka.edges(self.offsets)
+        lags = {place: offset - await self.position(place) for place, offset in last.items()}
+        return {place: lag for place, lag in lags.items() if lag > 0}
 
     async def close(self) -> None:
         """Disconnect."""
@@ -284,7 +284,7 @@ class PlainWriter:
 async def send(producer: AIOKafkaProducer, kafka: Kafka, partition: int | None, line: Line) -> asyncio.Future[Any]:
     """Hand one line to a producer."""
     future: asyncio.Future[Any] = await producer.send(
-        kafka.physical(line.topic), line.value, key=line.key.encode(), partition=partition
+        kafka.physical(line.topic), line.value, key=line.key, partition=partition
     )
     return future
 
@@ -306,17 +306,26 @@ def connection_options(config: ServiceConfig) -> dict[str, Any]:
         "connections_max_idle_ms": 540_000,
     }
     if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        context = ssl.create_default_context(cafile=kafka.ca_file)
-        if kafka.certificate_file is not None:
-            password = kafka.key_password.get_secret_value() if kafka.key_password is not None else None
-            context.load_cert_chain(kafka.certificate_file, kafka.key_file, password)
-        options["ssl_context"] = context
+        options["ssl_context"] = ssl_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
         if kafka.sasl_password is not None:
             options["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
     return options
+
+
+def ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
+    """Return the TLS context of the configuration; raises InputError where its files do not make one."""
+    # Without a password of its own an encrypted key would have the terminal asked for one.
+    password = kafka.key_password.get_secret_value() if kafka.key_password is not None else ""
+    try:
+        context = ssl.create_default_context(cafile=kafka.ca_file)
+        if kafka.certificate_file is not None:
+            context.load_cert_chain(kafka.certificate_file, kafka.key_file, lambda: password)
+    except OSError as error:
+        raise InputError(f"kafka.ca_file, certificate_file, key_file: {error}") from None
+    return context
 
 
 def consumer_options(kafka: Kafka) -> dict[str, Any]:
@@ -342,7 +351,7 @@ def producer_options(kafka: Kafka) -> dict[str, Any]:
         "acks": "all",
         "linger_ms": 0,
         "max_batch_size": BATCH_BYTES,
-        "max_request_size": kafka.config.kafka.message_bytes_max,
+        "max_request_size": kafka.config.kafka.message_bytes_max + RECORD_OVERHEAD_BYTES_MAX,
         "request_timeout_ms": kafka.config.kafka.request_timeout_ms,
         "compression_type": None,
     }

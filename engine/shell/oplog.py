@@ -34,6 +34,11 @@ def info(event: str, **fields: object) -> None:
     logger.info(line(event, fields))
 
 
+def warning(event: str, **fields: object) -> None:
+    """Say what is allowed and probably not meant."""
+    logger.warning(line(event, fields))
+
+
 def bug(event: str, broken: BaseException) -> None:
     """Say what nobody foresaw, with where it came from."""
     logger.critical(line(event, {"reason": repr(broken)}), exc_info=broken)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.core.events import (
@@ -41,15 +41,15 @@ def line_of(event: Event) -> Line:
     """Return an event as a record of its topic."""
     match event:
         case Mark() | Funding():
-            return Line("mark-prices", event.symbol, encode_event(event))
+            return Line("mark-prices", event.symbol.encode(), encode_event(event))
         case AssetPrice():
-            return Line("mark-prices", event.asset, encode_event(event))
+            return Line("mark-prices", event.asset.encode(), encode_event(event))
         case Fill() | Conversion() | OrderDone():
-            return Line("fills", event.account, encode_event(event))
+            return Line("fills", event.account.encode(), encode_event(event))
         case Transfer():
-            return Line("transfers", event.account, encode_event(event))
+            return Line("transfers", event.account.encode(), encode_event(event))
         case _:
-            return Line("control", "*", encode_event(event))
+            return Line("control", b"*", encode_event(event))
 
 
 async def play(kafka: Kafka, messages: Iterable[Message], *, speed: float) -> Counter[str]:
@@ -89,14 +89,19 @@ def play_logs(
     config: ServiceConfig, risk: Risk, events: Sequence[Path], *, format: str | None, speed: float
 ) -> dict[str, int]:
     """Produce logs, merged by time as ``replay`` merges them; return the counts of ``play``."""
+    messages = open_all(risk, events, format=format, speed=speed)
+    return dict(sorted(asyncio.run(play(Kafka(config), messages, speed=speed)).items()))
+
+
+def open_all(risk: Risk, events: Sequence[Path], *, format: str | None, speed: float) -> Iterator[Message]:
+    """Return the messages of logs, merged by time; raises InputError."""
     if speed < 0:
         raise InputError(f"--speed {speed:g}: must not be below 0")
     paths = expand_paths(list(events))
     if not paths:
         raise InputError("no event log: name at least one file or a folder that holds some")
     resolver = SymbolResolver(risk.instruments.values())
-    logs = [open_log(path, format=format, resolve=resolver, decode=decode) for path in paths]
-    return dict(sorted(asyncio.run(play(Kafka(config), merge(logs), speed=speed)).items()))
+    return merge([open_log(path, format=format, resolve=resolver, decode=decode) for path in paths])
 
 
 def play_text(counts: dict[str, int]) -> str:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from engine.edges.config import load_risk
-from engine.edges.service_config import ServiceConfig
+from engine.edges.service_config import ServiceConfig, service_warnings
 from engine.edges.shard_book import BookSource, config_hash
 from engine.edges.warmup import warm_up
 from engine.errors import BrokerError, FencedError, InputError, LiqEngineError
@@ -74,6 +75,13 @@ def say_what_broke(task: asyncio.Task[int]) -> None:
         oplog.bug("halted", broken)
 
 
+def exit_code_of(task: asyncio.Task[int]) -> int:
+    """Return a shard's exit code: 3 where it was cut off (the broker did not answer in time), 1 where it broke."""
+    if task.cancelled():
+        return BrokerError.exit_code
+    return 1 if task.exception() is not None else task.result()
+
+
 class Service:
     """The shards of one process."""
 
@@ -83,6 +91,7 @@ class Service:
         self.origins = [origin_of(config, shard) for shard in shards]
         self.workers: dict[int, Worker] = {}
         self.draining = asyncio.Event()
+        self.tasks: list[asyncio.Task[int]] = []
 
     async def run(self) -> int:
         """Run all shards; return the worst of their exit codes."""
@@ -93,23 +102,41 @@ class Service:
         for number in SIGNALS:
             loop.add_signal_handler(number, self.on_signal, number)
         oplog.info("warming")
+        for warning in service_warnings(self.config):
+            oplog.warning("config", warning=warning)
         warmed = warm_up()
         oplog.info("warm", seconds=warmed["seconds"], cache=warmed["cache"])
         await check_topics(self.kafka)
-        tasks = [asyncio.create_task(self.supervise(origin)) for origin in self.origins]
-        for task in tasks:
+        return await self.run_all(self.supervise(origin) for origin in self.origins)
+
+    async def run_all(self, shards: Iterable[Coroutine[Any, Any, int]]) -> int:
+        """Run the lives of shards side by side, none ended by another's end; return the worst of their exit codes."""
+        self.tasks = [asyncio.create_task(shard) for shard in shards]
+        for task in self.tasks:
             task.add_done_callback(say_what_broke)
-        await asyncio.wait(tasks)
-        return max(1 if task.exception() is not None else task.result() for task in tasks)
+        await asyncio.wait(self.tasks)
+        return max(exit_code_of(task) for task in self.tasks)
 
     def on_signal(self, number: int) -> None:
         """Drain at the first signal, leave at the second."""
         if self.draining.is_set():
             os._exit(128 + number)
         oplog.info("signal", number=number)
+        self.drain()
+
+    def drain(self) -> None:
+        """Have every shard commit what it has applied, and end."""
         self.draining.set()
         for worker in self.workers.values():
             worker.draining.set()
+        asyncio.get_running_loop().call_later(self.config.deadlines.drain_s, self.give_up)
+
+    def give_up(self) -> None:
+        """End the shards that did not drain in time; what they had not committed is done again at the next start."""
+        for task in self.tasks:
+            if not task.done():
+                oplog.error("not_drained", seconds=self.config.deadlines.drain_s)
+                task.cancel()
 
     async def supervise(self, origin: Origin, standby: Follower | None = None) -> int:
         """Run one shard, again from the journal whenever the broker was lost; return its exit code."""

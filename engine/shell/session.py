@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import __version__
 from engine.edges.fold import Fold, Line
-from engine.edges.journal import JOURNAL_TOPIC
+from engine.edges.journal import JOURNAL_TOPIC, Offsets
 from engine.edges.service_config import ServiceConfig
 from engine.errors import BrokerError
 from engine.shell.inbox import Inbox
@@ -28,6 +28,8 @@ from engine.shell.snapshots import Snapshots
 
 # The longest wait for records: how late a sign of life, a snapshot or the end of the service may be noticed.
 IDLE_S = 0.05
+# Offsets of partitions without traffic are committed again now and then, lest the broker forgets them.
+REFRESH_S = 3600.0
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Session:
         self.shard = fold.shard.number
         self.sent: list[asyncio.Future[Any]] = []
         self.opened_s = self.committed_s = self.progress_s = time.monotonic()
+        self.refreshed_s = -REFRESH_S
 
     async def step(self) -> None:
         """Take and apply what has come; commit, take a snapshot, or give up where that is due."""
@@ -114,7 +117,7 @@ class Session:
         data, batch = self.fold.close_batch(
             delivery=self.config.delivery, engine=__version__, checked=self.snapshots.take_checked()
         )
-        record = Line(JOURNAL_TOPIC, str(self.shard), data)
+        record = journal_line(self.shard, data)
         lines = [record]
         if self.plain is None:
             lines = [*batch.lines, record]
@@ -122,8 +125,12 @@ class Session:
             await self.plain.wait(self.sent)
             self.sent.clear()
         position = self.fold.position
-        touched = {(topic, number) for topic, number, _ in batch.places}
-        offsets = {Place(topic, number): position.next_offset(topic, number) for topic, number in touched}
+        offsets = places_of(position.offsets)
+        if started_s < self.refreshed_s + REFRESH_S:
+            touched = {(topic, number) for topic, number, _ in batch.places}
+            offsets = {place: offset for place, offset in offsets.items() if place in touched}
+        else:
+            self.refreshed_s = started_s
         position.journal_offset = await self.writer.commit(self.shard, lines, offsets)
         self.committed_s = time.monotonic()
         self.status.batches += 1
@@ -137,7 +144,17 @@ class Session:
         if time.monotonic() < self.progress_s + self.config.deadlines.progress_s:
             return
         for reader in self.inbox.readers:
-            behind = {place: lag for place, lag in (await reader.lag()).items() if lag}
+            behind = await reader.behind()
             if behind:
                 raise BrokerError(f"no record in {self.config.deadlines.progress_s} s, although some wait: {behind}")
         self.progress_s = time.monotonic()
+
+
+def journal_line(shard: int, data: bytes) -> Line:
+    """Return an order record as a line of the journal."""
+    return Line(JOURNAL_TOPIC, str(shard).encode(), data)
+
+
+def places_of(offsets: Offsets) -> dict[Place, int]:
+    """Return the next offset of every input partition."""
+    return {Place(topic, number): offset for topic, numbers in offsets.items() for number, offset in numbers.items()}

@@ -30,8 +30,6 @@ SNAPSHOTS_TOPIC = "snapshots"
 MANIFEST = "manifest"
 # A record of the journal that a snapshot names is there at once or not at all.
 PROBE_MS = 2000
-# Room for key and framing in a message of the largest size.
-OVERHEAD_BYTES = 4096
 
 
 class Snapshots:
@@ -138,11 +136,11 @@ class Snapshots:
         """Send a snapshot to its topic, the manifest last; a failure is said, and the next one tried."""
         writer = PlainWriter(self.kafka)
         try:
-            manifest, pieces = chunks(data, self.kafka.config.kafka.message_bytes_max - OVERHEAD_BYTES)
+            manifest, pieces = chunks(data, self.kafka.config.kafka.message_bytes_max)
             await writer.start()
             for number, piece in enumerate(pieces):
-                await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, str(number), piece)]))
-            await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, MANIFEST, manifest)]))
+                await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, b"%d" % number, piece)]))
+            await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, MANIFEST.encode(), manifest)]))
         except (LiqEngineError, OSError) as error:
             oplog.error("snapshot_not_published", shard=self.shard, reason=error)
         finally:

@@ -17,8 +17,8 @@ import time
 from contextlib import AsyncExitStack
 
 from engine import __version__
-from engine.edges.fold import INPUT_TOPICS, Fold, Line
-from engine.edges.journal import JOURNAL_TOPIC, Genesis, Offsets, Position, encode_genesis, record_hash
+from engine.edges.fold import INPUT_TOPICS, Fold
+from engine.edges.journal import Genesis, Offsets, Position, encode_genesis, record_hash
 from engine.edges.service_config import ServiceConfig
 from engine.edges.topics import group_id, transactional_id
 from engine.errors import check
@@ -26,7 +26,7 @@ from engine.shell import oplog
 from engine.shell.follower import Follower, Origin
 from engine.shell.inbox import Inbox
 from engine.shell.kafka import Kafka, Place, PlainWriter, Writer
-from engine.shell.session import Session, Status
+from engine.shell.session import Session, Status, journal_line, places_of
 from engine.shell.snapshots import Snapshots
 
 ACCOUNT_TOPICS = ("fills", "transfers")
@@ -102,7 +102,7 @@ class Worker:
             offsets[place.topic][place.partition] = offset
         genesis = Genesis(self.config.cluster, self.shard, self.origin.config_hash, offsets, __version__)
         data = encode_genesis(genesis)
-        journal_offset = await self.writer.commit(self.shard, [Line(JOURNAL_TOPIC, str(self.shard), data)], first)
+        journal_offset = await self.writer.commit(self.shard, [journal_line(self.shard, data)], first)
         position = Position(0, record_hash(data), {topic: dict(of) for topic, of in offsets.items()}, journal_offset)
         self.enter("began", accounts=len(self.origin.new_shard().book.accounts))
         return Fold(self.origin.new_shard(), position, logical=self.kafka.logical)
@@ -110,15 +110,18 @@ class Worker:
     async def check_offsets(self, position: Position) -> None:
         """Raise InvariantError unless the committed offsets are those of the journal.
 
-        They were committed in the transaction of its last record: anything else means that someone moved them, or that
-        two instances wrote one journal.
+        They were committed in the transactions of its records: anything else means that someone moved them, or that two
+        instances wrote one journal. None at all means nothing: the broker forgets those of a partition to which nobody
+        has committed for ``offsets.retention.minutes``. The journal is what counts.
         """
         wanted = places_of(position.offsets)
         committed = await self.kafka.committed(self.writer.group, wanted)
         for place, offset in wanted.items():
             found = committed[place]
+            if found is None:
+                oplog.warning("offset_forgotten", shard=self.shard, topic=place.topic, partition=place.partition)
             check(
-                found == offset,
+                found in (None, offset),
                 f"shard {self.shard}: committed offset of {place.topic}-{place.partition} is {found}, the journal says "
                 f"{offset}: restore the group's offsets, or find out who wrote them",
             )
@@ -143,8 +146,3 @@ class Worker:
             self.enter("draining")
             await session.drain()
         self.enter("stopped", batch=fold.position.batch, seq=fold.shard.seq)
-
-
-def places_of(offsets: Offsets) -> dict[Place, int]:
-    """Return the next offset of every input partition."""
-    return {Place(topic, number): offset for topic, numbers in offsets.items() for number, offset in numbers.items()}

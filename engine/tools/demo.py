@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.events import Event
+from engine.core.params import Risk
 from engine.edges.codec import encode_event
 from engine.edges.config import load_risk
 from engine.errors import InputError
@@ -21,6 +22,22 @@ def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None) -> dict[
     The files stay, so that ``replay`` on them gives the same outputs, and an edited risk file others.
     """
     parameters = load_risk(risk)
+    book, events = write_market(out, parameters, accounts=accounts, seed=seed)
+    return run_replay(
+        ReplayOptions(
+            events=[events],
+            risk=parameters,
+            risk_name=risk.name if risk is not None else "risk.toml",
+            book=book,
+            venue="book",
+            out=out,
+            title=f"A synthetic crash over {accounts:,} accounts, seed {seed}",
+        )
+    )
+
+
+def write_market(out: Path, parameters: Risk, *, accounts: int, seed: int) -> tuple[Path, Path]:
+    """Write a population and its market as book file and event log; return their paths. Raises InputError."""
     symbols = [parameters.instruments[name] for name in SYMBOLS if name in parameters.instruments]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -37,17 +54,7 @@ def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None) -> dict[
     write_book(book, out / "book.json")
     names = [entry["account"] for entry in book["accounts"]]
     write_events(crash_market(seed=seed, symbols=symbols, accounts=names), out / "events.jsonl")
-    return run_replay(
-        ReplayOptions(
-            events=[out / "events.jsonl"],
-            risk=parameters,
-            risk_name=risk.name if risk is not None else "risk.toml",
-            book=out / "book.json",
-            venue="book",
-            out=out,
-            title=f"A synthetic crash over {accounts:,} accounts, seed {seed}",
-        )
-    )
+    return out / "book.json", out / "events.jsonl"
 
 
 def write_events(events: Iterator[Event], path: Path) -> None:

@@ -1,0 +1,444 @@
+"""What the tests of the service share: a small market, its messages as records of topics, a service to run and read.
+
+The market is made for mental arithmetic: BTCUSDT at prices of about 100 with 1 % maintenance, all in USDT. ``long``
+says which accounts are there: alice and whoever else, each long ten contracts from 100 with a deposit of 50. Notional
+at 96 is 960, so maintenance 9.60, and equity 50 - 40 = 10: near, and at 95.90 it is 9.00 against 9.59: liquidatable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.record.default_records import DefaultRecordBatch
+
+from engine.__main__ import main
+from engine.core import ledger
+from engine.core.shard import Shard
+from engine.edges.config import load_risk
+from engine.edges.fold import Fold
+from engine.edges.journal import Position
+from engine.edges.service_config import ServiceConfig, load_service
+from engine.edges.shard_book import BookSource
+from engine.errors import LiqEngineError
+from engine.shell.kafka import partition_of
+from engine.shell.service import Service
+from engine.shell.topics import NAMES, create
+from engine.shell.worker import Worker
+from tests import golden
+from tests.brokers.clients import DEADLINE_S, consumer, producer, read_settled, unique, until
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUTS = ("liquidation-orders", "bad-debt", "margin-events", "dead-letters")
+# type of a message -> the topic that CONTRACT section 2 gives it, and the field that is its key
+ROUTES = {
+    "mark": ("mark-prices", "symbol"),
+    "asset_price": ("mark-prices", "asset"),
+    "funding": ("mark-prices", "symbol"),
+    "fill": ("fills", "account"),
+    "conversion": ("fills", "account"),
+    "order_done": ("fills", "account"),
+    "transfer": ("transfers", "account"),
+    "pause": ("control", None),
+    "resume": ("control", None),
+    "set_policy": ("control", None),
+    "set_instrument": ("control", None),
+    "set_asset": ("control", None),
+}
+RISK = """\
+[policy]
+limit_band = "0.2"
+[assets.USDT]
+price = 1
+[instruments.BTCUSDT]
+settle = "USDT"
+price_tick = "0.1"
+lot = "0.001"
+tiers = [["0", "0.01", "50"]]
+"""
+START_NS = 1_722_816_000_000_000_000
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An input record, as a broker gives it or as it is to be sent; the offset counts in its partition."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = 0
+    offset: int = 0
+
+
+def record_of(body: Body) -> Record:
+    """Return a message as a record of its topic."""
+    topic, field_name = ROUTES[body["type"]]
+    key = body[field_name] if field_name is not None else "*"
+    return Record(topic, key.encode(), json.dumps(body).encode())
+
+
+def golden_records(name: str) -> list[Record]:
+    """Return a golden log as records on one partition a topic; what is no message stands among the fills."""
+    records = []
+    for line in (golden.FOLDER / f"{name}.jsonl").read_bytes().splitlines():
+        try:
+            records.append(record_of(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            records.append(Record("fills", b"somebody", line))
+    return records
+
+
+def stored(records: Iterable[Record]) -> list[Record]:
+    """Return records with the offsets they get in their partitions, one after the other."""
+    ends: dict[tuple[str, int], int] = {}
+    found = []
+    for record in records:
+        place = record.topic, record.partition
+        found.append(Record(record.topic, record.key, record.value, record.partition, ends.get(place, 0)))
+        ends[place] = ends.get(place, 0) + 1
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- the small market
+
+
+class Clock:
+    """Numbers messages: each a millisecond after the one before, with an id of its own."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, body: Body) -> Body:
+        self.count += 1
+        named = {"fill": "fill_id", "transfer": "transfer_id"}.get(body["type"])
+        own = {named: f"n{self.count}"} if named is not None else {}
+        return {"ts": START_NS + self.count * 1_000_000, **own, **body}
+
+
+def mark(price: str) -> Body:
+    return {"type": "mark", "symbol": "BTCUSDT", "price": price}
+
+
+def deposit(account: str, amount: str) -> Body:
+    return {"type": "transfer", "account": account, "asset": "USDT", "amount": amount}
+
+
+def fill(account: str, side: str, qty: str, price: str, **fields: Any) -> Body:
+    return {
+        "type": "fill",
+        "account": account,
+        "symbol": "BTCUSDT",
+        "side": side,
+        "qty": qty,
+        "price": price,
+        **fields,
+    }
+
+
+def longs(*accounts: str) -> list[Body]:
+    """Return how accounts come to be long ten contracts from 100 with 50 of their own, and the other side of it."""
+    found = [mark("100"), deposit("maker", "1000000"), fill("maker", "sell", str(10 * len(accounts)), "100")]
+    for account in accounts:
+        found += [deposit(account, "50"), fill(account, "buy", "10", "100")]
+    return found
+
+
+def book_of(*accounts: str, insurance: str = "1000") -> Body:
+    """Return a book with the same positions."""
+    entries = [
+        {
+            "account": name,
+            "balances": {"USDT": "50"},
+            "positions": [{"symbol": "BTCUSDT", "qty": "10", "entry_price": "100"}],
+        }
+        for name in accounts
+    ]
+    return {"accounts": entries, "marks": {"BTCUSDT": "100"}, "insurance": {"USDT": insurance}}
+
+
+def names_on(shard: int, shards: int, count: int, prefix: str = "a") -> list[str]:
+    """Return names of accounts that Kafka's own partitioner puts on a shard."""
+    numbers, found = list(range(shards)), []
+    partition = DefaultPartitioner()
+    for number in range(10_000):
+        name = f"{prefix}{number}"
+        if partition(name.encode(), numbers, numbers) == shard:
+            found.append(name)
+        if len(found) == count:
+            break
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- deployment
+
+
+@dataclass
+class Deployment:
+    """One cluster's files in a folder, and its topics under a prefix of its own."""
+
+    folder: Path
+    bootstrap: str
+    name: str = field(default_factory=lambda: unique("t"))
+    shards: int = 1
+    tables: dict[str, Body] = field(default_factory=dict)
+
+    def write(self, *, book: Body | None = None, risk: str = RISK, **tables: Body) -> Deployment:
+        """Write risk file, book and service file; keys of ``tables`` go over those that make tests quick."""
+        (self.folder / "risk.toml").write_text(risk)
+        if book is not None:
+            (self.folder / "book.json").write_text(json.dumps(book))
+        quick: dict[str, Body] = {
+            "service": {
+                "cluster": self.name,
+                "shards": self.shards,
+                "risk": "risk.toml",
+                "book": "book.json" if (self.folder / "book.json").exists() else "",
+                "heartbeat_ms": 50,
+            },
+            "kafka": {"bootstrap_servers": self.bootstrap, "topic_prefix": f"{self.name}."},
+            "batch": {"interval_ms": 5},
+            "snapshots": {"every_s": 86_400},
+        }
+        self.tables = {name: {**quick.get(name, {}), **tables.get(name, {})} for name in {**quick, **tables}}
+        lines: list[str] = []
+        for name, keys in self.tables.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        self.file.write_text("\n".join(lines) + "\n")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """Return where the service file lies."""
+        return self.folder / "service.toml"
+
+    @property
+    def config(self) -> ServiceConfig:
+        """Return the configuration as the service reads it."""
+        return load_service(self.file, {})
+
+    def topic(self, name: str) -> str:
+        """Return what a topic is called at the broker."""
+        return f"{self.name}.{name}"
+
+    async def create_topics(self) -> Deployment:
+        """Create all topics, as the verb does."""
+        assert await asyncio.to_thread(create, self.config) == []
+        return self
+
+    async def send(self, *messages: Body | Record) -> None:
+        """Produce messages to their topics, in order, and wait until the broker has them."""
+        records = [each if isinstance(each, Record) else record_of(each) for each in messages]
+        async with producer(self.bootstrap, max_request_size=4 << 20) as client:
+            for record in records:
+                counts = {"mark-prices": 1, "control": 1}.get(record.topic, self.shards)
+                key = (record.key or b"").decode("utf-8", "replace")
+                partition = record.partition or partition_of(key, counts)
+                # One at a time: two topics that share no request keep the order in which they were sent.
+                await client.send_and_wait(self.topic(record.topic), record.value, key=record.key, partition=partition)
+
+    async def outputs(self, shard: int = 0) -> dict[str, list[Body]]:
+        """Return what a shard has committed, by topic."""
+        raw = await self.raw_outputs(shard)
+        return {topic: [json.loads(line) for line in lines] for topic, lines in raw.items()}
+
+    async def raw_outputs(self, shard: int = 0) -> dict[str, list[bytes]]:
+        """Return the bytes of it."""
+        read = [read_settled(self.bootstrap, self.topic(topic), partitions=[shard]) for topic in OUTPUTS]
+        return dict(zip(OUTPUTS, await asyncio.gather(*read), strict=True))
+
+    async def journal(self, shard: int = 0) -> list[Body]:
+        """Return the journal of a shard."""
+        values = await read_settled(self.bootstrap, self.topic("journal"), partitions=[shard])
+        return [json.loads(value) for value in values]
+
+    async def inputs(self) -> dict[tuple[str, int], dict[int, Record]]:
+        """Return all inputs by partition and offset, read by a plain consumer."""
+        counts = {"mark-prices": 1, "control": 1, "fills": self.shards, "transfers": self.shards}
+        parts = [TopicPartition(self.topic(name), number) for name in counts for number in range(counts[name])]
+        found: dict[tuple[str, int], dict[int, Record]] = {
+            (name, n): {} for name in counts for n in range(counts[name])
+        }
+        async with asyncio.timeout(DEADLINE_S), consumer(self.bootstrap, *parts, start=None) as client:
+            ends, starts = await client.end_offsets(parts), await client.beginning_offsets(parts)
+            for part in parts:
+                client.seek(part, starts[part])
+            while any([await client.position(part) < ends[part] for part in parts]):
+                for part, records in (await client.getmany(timeout_ms=50)).items():
+                    topic = part.topic.removeprefix(f"{self.name}.")
+                    for one in records:
+                        found[topic, part.partition][one.offset] = Record(
+                            part.topic, one.key, one.value, part.partition, one.offset
+                        )
+        return found
+
+    async def folded(self, shard: int = 0) -> tuple[dict[str, list[bytes]], Shard]:
+        """Return outputs and state that the inputs give in the journal's order, folded here and now in one go."""
+        journal, inputs = await self.journal(shard), await self.inputs()
+        records = [
+            inputs[topic, partition][offset]
+            for entry in journal[1:]
+            for topic, partition, first, last, _ in entry["runs"]
+            for offset in sorted(inputs[topic, partition])
+            if first <= offset <= last
+        ]
+        config = self.config
+        source = BookSource(config.book, shards=self.shards, partition_of=partition_of)
+        state = source.new_shard(load_risk(config.risk), shard)
+        fold = Fold(state, Position(), logical=lambda name: name.removeprefix(f"{self.name}."))
+        found: dict[str, list[bytes]] = {topic: [] for topic in OUTPUTS}
+        for line in fold.apply(records):
+            found[line.topic].append(line.value)
+        ledger.check_conservation(state.book)
+        return found, state
+
+    async def check_exact(self, shard: int = 0) -> dict[str, list[Body]]:
+        """Assert that a shard's outputs are to the byte what its inputs call for, ``seq`` from 1; return them."""
+        expected, _ = await self.folded(shard)
+        found = await self.raw_outputs(shard)
+        assert found == expected
+        outputs = {topic: [json.loads(line) for line in lines] for topic, lines in found.items()}
+        numbers = sorted(body["seq"] for bodies in outputs.values() for body in bodies)
+        assert numbers == list(range(1, len(numbers) + 1))
+        return outputs
+
+    async def check_audit(self, *arguments: str) -> Body:
+        """Assert that ``audit`` finds nothing; return what it counted, of the first shard."""
+        code, out, _ = await self.verb("audit", *arguments, "--json")
+        document = json.loads(out)
+        assert code == 0, document
+        first: Body = document["shards"][0]
+        return first
+
+    async def verb(self, verb: str, *arguments: str) -> tuple[int, str, str]:
+        """Run a command that ends by itself; return exit code, stdout and stderr."""
+        return await asyncio.to_thread(run_verb, verb, *arguments, "--config", str(self.file))
+
+    async def wait_for_batch(self, count: int, shard: int = 0) -> None:
+        """Return once a shard has committed that many inputs in all."""
+
+        async def is_there() -> bool:
+            return sum(run[4] for entry in (await self.journal(shard))[1:] for run in entry["runs"]) >= count
+
+        await until(is_there)
+
+
+def run_verb(verb: str, *arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process; return exit code, stdout and stderr."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([verb, *arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+# ----------------------------------------------------------------------------------------------- services to be run
+
+
+class Running:
+    """A service in this process."""
+
+    def __init__(self, service: Service, task: asyncio.Task[int]) -> None:
+        self.service = service
+        self.task = task
+
+    def worker(self, shard: int = 0) -> Worker:
+        """Return the present worker of a shard."""
+        return self.service.workers[shard]
+
+    async def wait_live(self, *shards: int) -> None:
+        """Return once the shards are live; raises what ended the service before."""
+
+        async def is_live() -> bool:
+            if self.task.done():
+                self.task.result()
+                raise AssertionError("the service ended before it was live")
+            workers = self.service.workers
+            return all(number in workers and workers[number].status.state == "live" for number in shards or (0,))
+
+        await until(is_live)
+
+    async def drain(self) -> int:
+        """Tell it to finish, as SIGTERM does; return its exit code."""
+        self.service.on_signal(15)
+        return await asyncio.wait_for(self.task, DEADLINE_S)
+
+
+@asynccontextmanager
+async def running(deployment: Deployment, *shards: int) -> AsyncIterator[Running]:
+    """Yield a service in this process that is live; drained at the end if it still runs."""
+    service = Service(deployment.config, shards or range(deployment.shards))
+    run = Running(service, asyncio.create_task(service.run()))
+    try:
+        await run.wait_live(*(shards or range(deployment.shards)))
+        yield run
+        if not run.task.done():
+            assert await run.drain() == 0
+    finally:
+        if not run.task.done():
+            run.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await run.task
+
+
+async def outcome(deployment: Deployment, *shards: int) -> tuple[int, str]:
+    """Return exit code and message of a service that is expected to end by itself."""
+    service = Service(deployment.config, shards or range(deployment.shards))
+    try:
+        return await asyncio.wait_for(service.run(), DEADLINE_S), ""
+    except LiqEngineError as error:
+        return error.exit_code, str(error)
+
+
+class Process:
+    """``python -m engine`` in a process of its own, its log in a file; a context manager that leaves nothing behind."""
+
+    def __init__(self, deployment: Deployment, *arguments: str) -> None:
+        self.log = deployment.folder / f"{unique('log')}.txt"
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "engine", *arguments, "--config", str(deployment.file)]
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def text(self) -> str:
+        """Return what it has said so far."""
+        return self.log.read_text(errors="replace")
+
+    async def wait_for(self, *words: str, count: int = 1) -> None:
+        """Return once ``count`` lines hold all the words; fail with the log if it ends before, or says too little."""
+
+        async def is_said() -> bool:
+            if sum(all(word in line for word in words) for line in self.text.splitlines()) >= count:
+                return True
+            assert self.process.poll() is None, self.text
+            return False
+
+        try:
+            await until(is_said)
+        except TimeoutError as error:
+            raise AssertionError(f"{words} not in the log:\n{self.text}") from error
+
+    def wait(self) -> int:
+        """Return its exit code once it has ended by itself."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (code := self.process.poll()) is None:
+            assert time.monotonic() < deadline_s, f"it does not end:\n{self.text}"
+            time.sleep(0.02)
+        return code
