@@ -225,6 +225,7 @@ class Traffic:
         self.answered: dict[TopicPartition, int] = {place: 0 for place in deployment.places(ORDERS_TOPIC)}
         self.is_fed = False
         self.changed = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
         self._producer: AIOKafkaProducer | None = None
         self._turn = asyncio.Lock()
 
@@ -246,8 +247,8 @@ class Traffic:
 
     async def _hand_over(self, line: Line) -> asyncio.Future[Any]:
         assert self._producer is not None
-        topic, key = self.deployment.name(line.topic), line.key.encode()
-        sent: asyncio.Future[Any] = await self._producer.send(topic, line.value, key=key)
+        topic = self.deployment.name(line.topic)
+        sent: asyncio.Future[Any] = await self._producer.send(topic, line.value, key=line.key)
         return sent
 
     async def hang_up(self) -> None:
@@ -300,22 +301,37 @@ class Traffic:
         taken = self.taken[shard]
         return sum(self.ends[place] - taken.get(place, 0) for place in self.deployment.inputs_of(shard))
 
+    def check(self) -> None:
+        """Raise what one of the tasks has failed with."""
+        for task in self.tasks:
+            if task.done():
+                task.result()
+
+    def is_done(self, condition: bool) -> bool:
+        """Return ``condition``, as long as there is still somebody who could bring it about."""
+        self.check()
+        return condition
+
     async def until_taken(self, count: int) -> None:
         """Return once the shards together have committed ``count`` inputs."""
-        await until(lambda: self.inputs.total() >= count, f"{count} inputs, there are {self.inputs}")
+        await until(
+            lambda: self.is_done(self.inputs.total() >= count), f"{count} inputs", lambda: f"there are {self.inputs}"
+        )
 
     async def until_more(self, batches: int) -> None:
         """Return once every shard has committed so many batches more."""
         target = {shard: self.batches[shard] + batches for shard in self.taken}
         await until(
-            lambda: all(self.batches[shard] >= wanted for shard, wanted in target.items()),
-            f"batches {target}, there are {self.batches}",
+            lambda: self.is_done(all(self.batches[shard] >= wanted for shard, wanted in target.items())),
+            f"batches {target}",
+            lambda: f"there are {self.batches}",
         )
 
     async def until_quiet(self) -> None:
         """Return once all that was sent is taken, every order that came of it answered, the answers taken too."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
+                self.check()
                 ends = self.ends.copy()
                 is_taken = self.is_fed and not any(self.lag(shard) for shard in self.taken)
                 if is_taken and await self._all_answered() and ends == self.ends and not self._turn.locked():
@@ -364,21 +380,23 @@ async def follow(
         for records in found.values():
             for record in records:
                 await take(record)
+                offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
         for place in offsets:
             offsets[place] = await client.position(place)
 
 
 @asynccontextmanager
 async def traffic(deployment: Deployment, *, window: int = WINDOW) -> AsyncIterator[Traffic]:
-    """Yield the traffic of a deployment, under way; an error in it ends the block."""
+    """Yield the traffic of a deployment, under way."""
     going = Traffic(deployment, window=window)
+    going.tasks = [asyncio.create_task(work()) for work in (going.watch, going.answer, going.feed)]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work()) for work in (going.watch, going.answer, going.feed)]
-            yield going
-            for task in tasks:
-                task.cancel()
+        yield going
+        going.check()
     finally:
+        for task in going.tasks:
+            task.cancel()
+        await asyncio.gather(*going.tasks, return_exceptions=True)
         await going.hang_up()
 
 

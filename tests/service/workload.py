@@ -37,7 +37,7 @@ class Line(NamedTuple):
     """One input to be sent; the key decides the partition, as on a venue's own feed."""
 
     topic: str
-    key: str
+    key: bytes
     value: bytes | None
 
 
@@ -107,11 +107,11 @@ class Crowd:
         part = self.random.randrange(100)
         account = self.random.choice(self.accounts)
         if part < TRADES:
-            return Line("fills", account, encode_json(self.trade(account, ts)))
+            return Line("fills", account.encode(), encode_json(self.trade(account, ts)))
         if part < TRANSFERS:
-            return Line("transfers", account, encode_json(self.transfer(account, ts)))
+            return Line("transfers", account.encode(), encode_json(self.transfer(account, ts)))
         if part < REFUSED:
-            return Line(self.random.choice(INPUT_TOPICS), account, self.refused_value())
+            return Line(self.random.choice(INPUT_TOPICS), account.encode(), self.refused_value())
         return self.control(ts)
 
     def trade(self, account: str, ts: int) -> dict[str, Any]:
@@ -162,7 +162,8 @@ class Crowd:
                 {"type": "set_instrument", "symbol": symbol, "slippage": f"0.00{self.random.randrange(1, 9)}"},
             )
         )
-        return Line("control", self.random.choice(("*", "*", "0", "1", "nobody")), encode_json(body | {"ts": ts}))
+        key = self.random.choice((b"*", b"*", b"0", b"1", b"nobody"))
+        return Line("control", key, encode_json(body | {"ts": ts}))
 
 
 class Venue:
@@ -185,7 +186,7 @@ class Venue:
             bodies = [*self.fills(order, part)]
         base = {"account": order["account"], "order_id": order["order_id"], "ts": order["ts"] + MS}
         for body in bodies:
-            yield Line("fills", order["account"], encode_json(body | base))
+            yield Line("fills", order["account"].encode(), encode_json(body | base))
 
     def fills(self, order: dict[str, Any], part: int) -> Iterator[dict[str, Any]]:
         """Yield the answers to an order: mostly filled at its limit, else in part, twice, late, or not at all."""
