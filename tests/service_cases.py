@@ -70,7 +70,7 @@ START_NS = 1_722_816_000_000_000_000
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """An input record, as a broker gives it or as it is to be sent; the offset counts in its partition."""
 

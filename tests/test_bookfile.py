@@ -179,6 +179,7 @@ REFUSED = [
     ("an account without a name", {"accounts": [{}]}, "accounts[0].account", "None", "must be a string"),
     ("an empty name", {"accounts": [{"account": ""}]}, "accounts[0].account", "''", "1 to 64 bytes"),
     ("a name of 65 bytes", {"accounts": [{"account": "a" * 65}]}, "accounts[0].account", None, "1 to 64 bytes"),
+    ("half a surrogate pair", {"accounts": [{"account": "a\ud800"}]}, "accounts[0].account", None, "surrogate"),
     ("an account twice", {"accounts": [{"account": "a"}] * 2}, "accounts[1].account", "'a'", "twice"),
     ("the fund twice", {"accounts": [{"account": "$insurance"}] * 2}, "accounts[1].account", "'$insurance'", "twice"),
     ("a name of ours", {"accounts": [{"account": "$x"}]}, "accounts[0].account", "'$x'", "the engine's own"),

@@ -635,3 +635,14 @@ def test_stale_mark_of_the_book_is_as_old_as_the_book():
     # Not seen in the log comes first: it has no end of its own, while a stale mark has.
     (held,) = desk.tell(withdraw("alice", "15", ts=START_NS + SECOND + 1))
     assert held["reason"] == "warming_up"
+
+
+def test_episode_that_takes_an_unpriced_position_says_what_it_waits_for():
+    desk = alice_long(partial="off")
+    (order,) = [body for body in desk.tell(mark("98.9")) if body["type"] == "liquidation_order"]
+    assert desk.tell(buy("alice", "1", "50", symbol="ETHUSDT")) == []
+    (held,) = desk.tell(done(order, "expired"))
+    assert pick(held, "type account reason") == ("liquidation_held", "alice", "warming_up")
+    # The first mark of ether answers it: the episode goes on with both positions.
+    outputs = desk.tell(mark("50", "ETHUSDT"))
+    assert kinds(outputs) == ["liquidation_released", "liquidation_order", "liquidation_order"]

@@ -128,8 +128,9 @@ class Wallets:
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` rows."""
         if rows > len(self.balances):
+            size = max(rows, _GROWTH * len(self.balances))
             for name in ("balances", "values"):
-                grown = np.zeros(max(rows, _GROWTH * len(self.balances)), dtype=np.int64)
+                grown = np.zeros(size, dtype=np.int64)
                 old = getattr(self, name)
                 grown[: len(old)] = old
                 setattr(self, name, grown)

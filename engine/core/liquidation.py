@@ -95,10 +95,14 @@ Decision = End | Send | TakeOver | SettleDebts | Wait
 
 def examine(shard: Shard, row: int, cause: str) -> None:
     """Look at one row and do what its standing calls for."""
-    book = shard.book
-    if row == INSURANCE_ROW or not book.is_priced(row):
+    book, episode = shard.book, shard.episodes.get(row)
+    if row == INSURANCE_ROW:
         return
-    episode = shard.episodes.get(row)
+    if not book.is_priced(row):
+        if episode is not None and not episode.orders:
+            # It has taken a position that nobody has priced yet: what comes next cannot be decided, and that is said.
+            update_hold(shard, row, Obstacle("warming_up"))
+        return
     if episode is None:
         if book.is_warm(row):
             call_margin(shard, row)

@@ -212,7 +212,11 @@ def identity(key: str, value: Any) -> str:
     """Return a non-empty name of at most 64 bytes."""
     if not isinstance(value, str):
         raise ParamError(key, value, "must be a string", "bad_type")
-    if not value or len(value.encode()) > IDENTITY_BYTES_MAX:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ParamError(key, value, "holds half of a surrogate pair", "bad_type") from error
+    if not 0 < size <= IDENTITY_BYTES_MAX:
         raise ParamError(key, value, f"must be 1 to {IDENTITY_BYTES_MAX} bytes")
     return value
 

@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ from engine.shell.kafka import Kafka, Place, PlainWriter
 
 SNAPSHOTS_TOPIC = "snapshots"
 MANIFEST = "manifest"
+# Published in turn: while one set of chunks is being replaced, and so is none, the other is whole.
+SLOTS = ("even", "odd")
 # A record of the journal that a snapshot names is there at once or not at all.
 PROBE_MS = 2000
 
@@ -46,6 +49,7 @@ class Snapshots:
         self.child: Child | None = None
         self.checked: Checked | None = None
         self.publishing: asyncio.Task[None] | None = None
+        self.slot = SLOTS[0]
 
     async def newest(self) -> Snapshot | None:
         """Return the newest snapshot that can be gone on from: of the folder, else of the topic; None without one."""
@@ -91,14 +95,21 @@ class Snapshots:
             while await reader.position(place) < last[place]:
                 for record in await reader.read(wait_ms=100):
                     latest[record.key.decode()] = record.value
-        manifest = latest.pop(MANIFEST, None)
+        stored = [self._store(slot, latest) for slot in SLOTS]
+        return any(stored)
+
+    def _store(self, slot: str, latest: Mapping[str, bytes]) -> bool:
+        """Put the snapshot of a slot into the folder; return whether there was a whole one."""
+        manifest = latest.get(f"{slot}/{MANIFEST}")
         if manifest is None:
             return False
+        names = (name.removeprefix(f"{slot}/") for name in latest if name.startswith(f"{slot}/"))
+        pieces = {int(name): latest[f"{slot}/{name}"] for name in names if name.isdecimal()}
         try:
-            data = join_chunks(manifest, {int(number): piece for number, piece in latest.items()})
+            data = join_chunks(manifest, pieces)
             path = self.folder.write(data, read_header(data).position.batch)
         except SnapshotError as error:
-            oplog.error("snapshot_skipped", shard=self.shard, reason=f"{SNAPSHOTS_TOPIC}-{self.shard}: {error}")
+            oplog.error("snapshot_skipped", shard=self.shard, reason=f"{SNAPSHOTS_TOPIC}-{self.shard} {slot}: {error}")
             return False
         oplog.info("snapshot_fetched", shard=self.shard, path=path, bytes=len(data))
         return True
@@ -135,12 +146,16 @@ class Snapshots:
     async def _publish(self, data: bytes) -> None:
         """Send a snapshot to its topic, the manifest last; a failure is said, and the next one tried."""
         writer = PlainWriter(self.kafka)
+        slot = self.slot = SLOTS[SLOTS.index(self.slot) - 1]
         try:
             manifest, pieces = chunks(data, self.kafka.config.kafka.message_bytes_max)
             await writer.start()
             for number, piece in enumerate(pieces):
-                await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, b"%d" % number, piece)]))
-            await writer.wait(await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, MANIFEST.encode(), manifest)]))
+                await writer.wait(
+                    await writer.send(self.shard, [Line(SNAPSHOTS_TOPIC, f"{slot}/{number}".encode(), piece)])
+                )
+            last = Line(SNAPSHOTS_TOPIC, f"{slot}/{MANIFEST}".encode(), manifest)
+            await writer.wait(await writer.send(self.shard, [last]))
         except (LiqEngineError, OSError) as error:
             oplog.error("snapshot_not_published", shard=self.shard, reason=error)
         finally:
