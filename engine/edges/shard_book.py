@@ -16,7 +16,7 @@ from engine.core.params import Risk
 from engine.core.shard import Shard, Venue
 from engine.edges.bookfile import load_document, read_document
 from engine.errors import InputError, check
-from engine.units import format_scaled, try_number
+from engine.units import format_scaled, try_number, try_scaled
 
 PartitionOf = Callable[[str, int], int]
 
@@ -36,11 +36,11 @@ class BookSource:
         if self.path is not None:
             document = read_document(self.path)
             if self.partition_of is not None and self.shards > 1:
-                document = self.part(document, number, self.partition_of)
+                document = self.part(document, number, self.partition_of, risk)
             load_document(shard, document, str(self.path))
         return shard
 
-    def part(self, document: Any, number: int, partition_of: PartitionOf) -> Any:
+    def part(self, document: Any, number: int, partition_of: PartitionOf, risk: Risk) -> Any:
         """Return the accounts of one shard and its share of the fund."""
         if not isinstance(document, dict) or not isinstance(document.get("accounts", []), list):
             return document
@@ -60,17 +60,20 @@ class BookSource:
         ]
         insurance = document.get("insurance", {})
         if isinstance(insurance, dict):
-            insurance = {asset: self.share(amount, number) for asset, amount in insurance.items()}
+            insurance = {
+                name: self.share(amount, risk.assets[name].decimals, number) if name in risk.assets else amount
+                for name, amount in insurance.items()
+            }
         return {**document, "accounts": accounts, "insurance": insurance}
 
-    def share(self, amount: Any, number: int) -> Any:
-        """Return one shard's part of an amount, in steps of its last digit; what is no amount is left to the loader."""
+    def share(self, amount: Any, decimals: int, number: int) -> Any:
+        """Return one shard's part of an amount, in the smallest steps of its asset; what is none is the loader's."""
         parsed = try_number(str(amount)) if isinstance(amount, str | int) and not isinstance(amount, bool) else None
-        if parsed is None:
+        steps = None if parsed is None else try_scaled(parsed, decimals)
+        if steps is None:
             return amount
-        mantissa, places = parsed
-        part = mantissa // self.shards
-        return format_scaled(mantissa - part * (self.shards - 1) if number == 0 else part, places)
+        part = steps // self.shards
+        return format_scaled(steps - part * (self.shards - 1) if number == 0 else part, decimals)
 
 
 def config_hash(risk: Path, book: Path | None, shards: int) -> str:
