@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(follow)
 
     audit = add_verb(verbs, "audit", run_audit, "fold a shard's journal again and compare every output and hash")
+    audit.add_argument("--since", type=Path, metavar="SNAPSHOT", help="begin at a snapshot file, not at the genesis")
     audit.add_argument("--export", type=Path, metavar="LOG", help="write the inputs in the shard's order, for replay")
     add_shards(audit)
     add_config(audit)
@@ -282,10 +283,10 @@ def run_audit(options: argparse.Namespace) -> int:
 
     config = service_config(options)
     shards = shards_of(config, shards=options.shards, instance=options.instance)
-    if options.export is not None and len(shards) != 1:
-        raise InputError("--export: name the one shard with --shards")
+    if (options.export or options.since) is not None and len(shards) != 1:
+        raise InputError("--export and --since: name the one shard with --shards")
     origins = [origin_of(config, shard) for shard in shards]
-    findings = audit(Kafka(config), origins, export=options.export)
+    findings = audit(Kafka(config), origins, since=options.since, export=options.export)
     say(options, {"shards": [asdict(one) for one in findings]}, findings_text(findings))
     return 1 if any(one.difference is not None for one in findings) else 0
 
@@ -364,7 +365,7 @@ def run_check_config(options: argparse.Namespace) -> int:
     from engine.edges.risk_view import describe_risk, risk_as_json
 
     if options.config is not None:
-        from engine.edges.service_config import describe_service, service_document
+        from engine.edges.service_view import describe_service, service_document
 
         config = service_config(options)
         say(options, service_document(config), describe_service(config))

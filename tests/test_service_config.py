@@ -21,12 +21,10 @@ from engine.edges.service_config import (
     KafkaConfig,
     ServiceConfig,
     default_service_path,
-    describe_service,
     load_service,
-    service_document,
-    service_warnings,
     values_of,
 )
+from engine.edges.service_view import describe_service, service_document, service_warnings
 from engine.errors import InputError
 
 PASSWORD = "correct-horse-battery"

@@ -34,7 +34,7 @@ NAMES = st.text(min_size=1, max_size=12).filter(lambda name: not name.startswith
 def divided(document: Any, shards: int) -> list[Any]:
     """Return the part of each shard."""
     source = BookSource(Path("book.json"), shards=shards, partition_of=partition_of)
-    return [source.part(document, number, partition_of) for number in range(shards)]
+    return [source.part(document, number, partition_of, load_risk(RISK)) for number in range(shards)]
 
 
 def loaded(path: Path | None, shards: int) -> list[Shard]:
@@ -147,40 +147,49 @@ def test_without_a_book_every_shard_begins_empty() -> None:
 # --- the fund
 
 
-def shares(amount: Any, shards: int) -> list[Any]:
-    return [part["insurance"]["USDT"] for part in divided({"insurance": {"USDT": amount}}, shards)]
+def shares(amount: Any, shards: int, asset: str) -> list[Any]:
+    return [part["insurance"][asset] for part in divided({"insurance": {asset: amount}}, shards)]
 
 
-# Amount, shards -> the shares by shard.
+# Amount, asset, shards -> the shares by shard. USDT is kept to 8 decimals here, as everything that does not say else.
+STEP = "0.00000001"
 SHARES = {
     "it divides": ("1000000", 4, ["250000", "250000", "250000", "250000"]),
-    "a unit is left over: shard 0 has it": ("1000000", 3, ["333334", "333333", "333333"]),
-    "three cents are left over": ("1.11", 4, ["0.3", "0.27", "0.27", "0.27"]),
+    "a step is left over: shard 0 has it": ("1", 3, ["0.33333334", "0.33333333", "0.33333333"]),
+    "three steps are left over": ("0.00000011", 4, ["0.00000005", "0.00000002", "0.00000002", "0.00000002"]),
+    "less than there are shards": (STEP, 3, [STEP, "0", "0"]),
     "nothing": ("0", 3, ["0", "0", "0"]),
-    "an integer": (7, 2, ["4", "3"]),
-    # -7 / 2 rounded down is -4; shard 0 owes the rest.
-    "a fund that owes": ("-7", 2, ["-3", "-4"]),
+    "an integer": (7, 2, ["3.5", "3.5"]),
+    # Minus one step, halved and rounded down, is minus one step; shard 0 owes the rest, which is nothing.
+    "a fund that owes": (f"-{STEP}", 2, ["0", f"-{STEP}"]),
 }
 
 
 @pytest.mark.parametrize(("amount", "shards", "expected"), SHARES.values(), ids=SHARES)
 def test_the_fund_is_shared_out(amount: Any, shards: int, expected: list[str]) -> None:
-    assert shares(amount, shards) == expected
+    assert shares(amount, shards, "USDT") == expected
+
+
+def test_an_asset_of_six_decimals_is_divided_to_the_sixth() -> None:
+    """A share with more digits than its asset has would be refused by the loader."""
+    risk = load_risk(golden.FOLDER / "desk.toml")
+    source = BookSource(Path("book.json"), shards=3, partition_of=partition_of)
+    parts = [source.part({"insurance": {"USDT": "1"}}, number, partition_of, risk) for number in range(3)]
+    assert [part["insurance"]["USDT"] for part in parts] == ["0.333334", "0.333333", "0.333333"]
 
 
 @given(amounts(-(10**9), 10**9, 8), st.integers(2, 1000))
 def test_the_shares_add_up_to_the_fund_and_only_shard_0_has_another_one(amount: str, shards: int) -> None:
-    found = [Decimal(text) for text in shares(amount, shards)]
+    found = [Decimal(text) for text in shares(amount, shards, "USDT")]
     assert sum(found) == Decimal(amount)
     assert len(set(found[1:])) == 1
-    # What shard 0 has more is less than one step of the last digit for each shard.
-    places = len(amount.partition(".")[2])
-    assert 0 <= (found[0] - found[1]) * 10**places < shards
+    # Shard 0 has the rest of the division, in steps.
+    assert 0 <= (found[0] - found[1]) * 10**8 < shards
 
 
 @pytest.mark.parametrize("amount", ["1", "1.0", 1], ids=repr)
 def test_a_fund_of_one_coin_is_a_quarter_coin_for_each_of_four(tmp_path: Path, amount: Any) -> None:
-    """In equal parts: coins divide to their eighth decimal, however short the fund's figure is written."""
+    """In equal parts: coins divide to their eighth decimal, however briefly the fund's figure is written."""
     path = write_book(tmp_path, {"insurance": {"COIN": amount}})
     for shard in loaded(path, 4):
         fund = shard.book.row_index[INSURANCE, ""]

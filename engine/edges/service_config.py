@@ -30,17 +30,17 @@ from pydantic import (
     model_validator,
 )
 
-from engine.edges.config import Errors, FloatText, read_toml, shown
+from engine.edges.config import Errors, FloatText, read_toml
 from engine.errors import ParamError
 
 BOOTSTRAP_VARIABLE = "KAFKA_BOOTSTRAP_SERVERS"
 # In names of topics and in transactional ids. A topic's name has at most 249 characters, our longest 18.
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 # Longer than any password; and /dev/zero, given for one, has no end.
 SECRET_BYTES_MAX = 4096
-READABLE_BY_OTHERS = 0o077
+# Of one run in an order record: the longest topic name and four numbers. At worst every input is a run of its own.
+RUN_BYTES_MAX = 64
 SASL = ("SASL_PLAINTEXT", "SASL_SSL")
 TLS = ("SSL", "SASL_SSL")
 SASL_KEYS = ("sasl_mechanism", "sasl_username", "sasl_password_file")
@@ -380,6 +380,11 @@ def relations(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool
     )
     yield from security_relations(values)
     yield (
+        ("batch.records_max", "kafka.message_bytes_max"),
+        values["batch.records_max"] * RUN_BYTES_MAX <= values["kafka.message_bytes_max"],
+        f"an order record of so many runs of {RUN_BYTES_MAX} bytes may not fit message_bytes_max",
+    )
+    yield (
         ("batch.pending_max", "batch.records_max"),
         values["batch.pending_max"] >= values["batch.records_max"],
         f"must not be below records_max ({values['batch.records_max']}): no batch could be filled",
@@ -426,52 +431,3 @@ def note_files(folder: Path, values: Mapping[str, Any], findings: Findings) -> N
             file = folder / values[place]
             if not (os.path.isfile(file) and os.access(file, os.R_OK)):
                 findings.note(place, file, "is not a file that can be read")
-
-
-def service_warnings(config: ServiceConfig) -> list[str]:
-    """Return what is allowed but probably not meant, a sentence each."""
-    kafka = config.kafka
-    found = [*exposed_files(kafka)]
-    if not all(LOOPBACK.fullmatch(address) for address in kafka.bootstrap_servers.split(",")):
-        if kafka.security_protocol not in TLS:
-            found.append(
-                f"kafka.security_protocol = {kafka.security_protocol}: whoever is on the way to the broker can read"
-                " and change what is sent"
-            )
-        if kafka.replication_factor == 1:
-            found.append("kafka.replication_factor = 1: one lost disk takes the journal with it")
-    if kafka.replication_factor > 1 and kafka.min_insync_replicas == 1:
-        found.append("kafka.min_insync_replicas = 1: a record counts as written while one broker alone has it")
-    return found
-
-
-def exposed_files(kafka: KafkaConfig) -> Iterator[str]:
-    """Yield a warning for each file with a secret that others than its owner can read."""
-    for key in ("key_file", "key_password_file", "sasl_password_file"):
-        file: Path | None = getattr(kafka, key)
-        if file is not None and (mode := file.stat().st_mode & 0o777) & READABLE_BY_OTHERS:
-            yield f"kafka.{key}: {file} has mode {mode:04o}: others than its owner can read the secret; chmod 600"
-
-
-def service_document(config: ServiceConfig) -> dict[str, Any]:
-    """Return what ``check-config --json`` prints for a service file without errors; of a secret, that there is one."""
-    document: dict[str, Any] = {"ok": True}
-    for place, value in values_of(config).items():
-        table, _, key = place.partition(".")
-        plain = "set" if isinstance(value, SecretStr) else str(value) if isinstance(value, Path) else value
-        document.setdefault(table, {})[key] = plain
-    return document | {"warnings": service_warnings(config)}
-
-
-def describe_service(config: ServiceConfig) -> str:
-    """Return what ``check-config`` prints for a service file without errors."""
-    document = service_document(config)
-    lines = []
-    for name in KEYS:
-        lines += [
-            name,
-            *(f"  {key:<22} {'-' if value is None else shown(value)}" for key, value in document[name].items()),
-        ]
-        lines.append("")
-    lines.append(f"warnings: {len(document['warnings'])}")
-    return "\n".join([*lines, *(f"  {warning}" for warning in document["warnings"])])

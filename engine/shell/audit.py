@@ -6,7 +6,8 @@
    each is there at least once.
 4. The state is the one whose hash the shard noted while it took snapshots.
 
-The first difference ends it. ``export`` writes the inputs in the order in which the shard took them, as an event log
+The first difference ends it. Inputs are kept for a while only: ``since`` begins at a snapshot instead of the genesis,
+and takes that state on trust. ``export`` writes the inputs in the order in which the shard took them, as an event log
 that ``liq-engine replay`` reads.
 """
 
@@ -26,9 +27,12 @@ from engine.edges.codec import encode, load_json
 from engine.edges.digest import state_hash
 from engine.edges.fold import Fold, Line
 from engine.edges.journal import JOURNAL_TOPIC, OrderRecord, decode_journal
-from engine.errors import InputError, InvariantError
+from engine.edges.shard_book import read_bytes
+from engine.edges.snapshot import Snapshot, decode_snapshot
+from engine.errors import InputError, InvariantError, SnapshotError
 from engine.shell.follower import Follower, Origin
 from engine.shell.kafka import Kafka, Place, Reader
+from engine.shell.snapshots import chain_at
 
 READ_MAX = 2000
 # An output of a committed batch is there at once or not at all.
@@ -81,16 +85,22 @@ class Audit:
 class Outputs:
     """One output partition, read in order."""
 
-    def __init__(self, reader: Reader, place: Place) -> None:
+    def __init__(self, reader: Reader, place: Place, since: int) -> None:
         self.reader = reader
         self.place = place
+        self.since = since
         self.pending: deque[Any] = deque()
 
     async def next(self, *, wait_ms: int) -> Any | None:
-        """Return the next record, None if there is none."""
-        if not self.pending:
+        """Return the next record that is later than output ``since``, None if there is none."""
+        while True:
+            while self.pending:
+                record = self.pending.popleft()
+                if self.since == 0 or load_json(record.value)["seq"] > self.since:
+                    return record
             self.pending.extend(await self.reader.read(wait_ms=wait_ms, records_max=READ_MAX))
-        return self.pending.popleft() if self.pending else None
+            if not self.pending:
+                return None
 
     async def expect(self, line: Line, record: OrderRecord) -> int:
         """Raise InvariantError unless ``line`` comes next; return how many others, seen before or cut off, came first.
@@ -130,9 +140,10 @@ def exported(record: Any, topic: str) -> dict[str, Any]:
         return {**fields, "payload_base64": base64.b64encode(payload).decode()}
 
 
-async def audit_shard(kafka: Kafka, origin: Origin, *, export: Path | None) -> Findings:
-    """Audit one shard from its genesis to the end of its journal."""
+async def audit_shard(kafka: Kafka, origin: Origin, *, since: Snapshot | None, export: Path | None) -> Findings:
+    """Audit one shard from its genesis, or from a snapshot of it, to the end of its journal."""
     findings = Findings(origin.shard)
+    begin = 0 if since is None else since.shard.seq
     with ExitStack() as stack:
         file = None
         if export is not None:
@@ -147,9 +158,9 @@ async def audit_shard(kafka: Kafka, origin: Origin, *, export: Path | None) -> F
                     place = Place(topic, origin.shard)
                     first, _ = await kafka.edges([place])
                     reader = await readers.enter_async_context(kafka.reader(first, what=topic))
-                    audit.outputs[topic] = Outputs(reader, place)
+                    audit.outputs[topic] = Outputs(reader, place, begin)
                 async with Follower(kafka, origin, judge=audit.judge) as follower:
-                    await follower.start()
+                    await follower.start(since)
                     await follower.catch_up()
                 await check_nothing_more(audit)
         except InvariantError as error:
@@ -182,13 +193,28 @@ async def check_nothing_more(audit: Audit) -> None:
                 raise InvariantError(f"{name}: {short(found.value)} is in no batch of the journal")
 
 
-def audit(kafka: Kafka, origins: Sequence[Origin], *, export: Path | None) -> list[Findings]:
-    """Audit shards, one after the other."""
+def audit(kafka: Kafka, origins: Sequence[Origin], *, since: Path | None, export: Path | None) -> list[Findings]:
+    """Audit shards, one after the other; with ``since``, a snapshot file of the one shard, what came after it."""
 
     async def audit_all() -> list[Findings]:
-        return [await audit_shard(kafka, origin, export=export) for origin in origins]
+        found = []
+        for origin in origins:
+            snapshot = None if since is None else await load_snapshot(kafka, origin, since)
+            found.append(await audit_shard(kafka, origin, since=snapshot, export=export))
+        return found
 
     return asyncio.run(audit_all())
+
+
+async def load_snapshot(kafka: Kafka, origin: Origin, path: Path) -> Snapshot:
+    """Return the snapshot in a file; raises SnapshotError where it is not one of this shard's journal."""
+    snapshot = decode_snapshot(read_bytes(path))
+    if snapshot.shard.number != origin.shard:
+        raise SnapshotError("foreign_shard", f"{path}: of shard {snapshot.shard.number}, not {origin.shard}")
+    found = await chain_at(kafka, origin.shard, snapshot.position.journal_offset)
+    if found != snapshot.position.chain:
+        raise SnapshotError("other_journal", f"{path}: batch {snapshot.position.batch} is not in this journal")
+    return snapshot
 
 
 def findings_text(findings: Sequence[Findings]) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from engine.edges.config import load_risk
-from engine.edges.service_config import ServiceConfig, service_warnings
+from engine.edges.service_config import ServiceConfig
+from engine.edges.service_view import service_warnings
 from engine.edges.shard_book import BookSource, config_hash
 from engine.edges.warmup import warm_up
 from engine.errors import BrokerError, FencedError, InputError, LiqEngineError

@@ -66,7 +66,7 @@ class Snapshots:
             except (SnapshotError, OSError):
                 # The folder says why it is of no use, when it comes to it.
                 continue
-            chain = await self._chain_at(header.position.journal_offset)
+            chain = await chain_at(self.kafka, self.shard, header.position.journal_offset)
             if chain is not None:
                 chains[batch] = chain
         snapshot, skipped = self.folder.newest(
@@ -75,16 +75,6 @@ class Snapshots:
         for reason in skipped:
             oplog.error("snapshot_skipped", shard=self.shard, reason=reason)
         return snapshot
-
-    async def _chain_at(self, offset: int) -> str | None:
-        """Return the hash of the journal's record at an offset, None if there is none."""
-        place = Place(JOURNAL_TOPIC, self.shard)
-        first, last = await self.kafka.edges([place])
-        if not first[place] <= offset < last[place]:
-            return None
-        async with self.kafka.reader({place: offset}, what=JOURNAL_TOPIC) as reader:
-            records = await reader.read(wait_ms=PROBE_MS, records_max=1)
-        return record_hash(records[0].value) if records and records[0].offset == offset else None
 
     async def _fetch(self) -> bool:
         """Bring the published snapshot to the folder; return whether there was a whole one."""
@@ -169,6 +159,17 @@ class Snapshots:
         if self.publishing is not None:
             self.publishing.cancel()
             await asyncio.gather(self.publishing, return_exceptions=True)
+
+
+async def chain_at(kafka: Kafka, shard: int, offset: int) -> str | None:
+    """Return the hash of the record at an offset of a shard's journal, None if there is none."""
+    place = Place(JOURNAL_TOPIC, shard)
+    first, last = await kafka.edges([place])
+    if not first[place] <= offset < last[place]:
+        return None
+    async with kafka.reader({place: offset}, what=JOURNAL_TOPIC) as reader:
+        records = await reader.read(wait_ms=PROBE_MS, records_max=1)
+    return record_hash(records[0].value) if records and records[0].offset == offset else None
 
 
 class Child:

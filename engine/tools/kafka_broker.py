@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -83,11 +84,23 @@ class Broker:
     """One Kafka node on loopback, its data and log in ``folder``; a context manager.
 
     Its port stays the same over ``kill`` and ``start``, and so does its data. ``port`` 0 takes a free one. However
-    this process ends, by SIGKILL too, the node ends with it.
+    this process ends, by SIGKILL too, the node ends with it. ``settings`` go before those of ``PROPERTIES``,
+    ``java_options`` before our own, ``format_options`` to the tool that formats the disk.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
+        java_options: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
+        self.settings = dict(settings or {})
+        self.format_options = format_options
+        self.java_options = java_options
         self.port, self.controller_port = free_ports(2)
         self.port = port or self.port
         self.log = folder / "broker.log"
@@ -113,10 +126,13 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "server.properties"
         data = self.folder / "data"
-        settings.write_text(PROPERTIES.format(port=self.port, controller_port=self.controller_port, data=data))
-        command = [java, *JVM_OPTIONS, f"-Dkafka.logs.dir={self.folder}", *logging_options(), "-cp", f"{jars}/*"]
+        properties = PROPERTIES.format(port=self.port, controller_port=self.controller_port, data=data)
+        # Of two lines for one setting Kafka takes the later.
+        settings.write_text(properties + "".join(f"{key}={value}\n" for key, value in self.settings.items()))
+        options = [f"-Dkafka.logs.dir={self.folder}", *logging_options(), *self.java_options]
+        command = [java, *JVM_OPTIONS, *options, "-cp", f"{jars}/*"]
         if not (data / "meta.properties").is_file():
-            tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings)]
+            tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings), *self.format_options]
             self._format([*command, *tool])
         log_start = self.log.stat().st_size if self.log.is_file() else 0
         with self.log.open("ab") as log:
