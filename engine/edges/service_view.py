@@ -51,6 +51,13 @@ def service_document(config: ServiceConfig) -> dict[str, Any]:
     return document | {"warnings": service_warnings(config)}
 
 
+def plain(value: object) -> object:
+    """Return a value as JSON holds it; of a secret only that it is set."""
+    if isinstance(value, Path):
+        return str(value)
+    return value if value is None or isinstance(value, str | int) else "set"
+
+
 def describe_service(config: ServiceConfig) -> str:
     """Return what ``check-config`` prints for a service file without errors."""
     document = service_document(config)

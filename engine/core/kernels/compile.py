@@ -2,13 +2,15 @@
 
 numba's on-disk cache does not notice edits in *other* modules that a kernel calls, so the cache lives in a directory
 named by a hash of every kernel source and of the versions that shape machine code; a changed source never meets an old
-binary. Where no cache directory can be written (a read-only file system) kernels compile in memory: slower to start,
-never wrong. This module must be imported before any kernel is decorated, which importing ``kernel`` from it ensures.
+binary. numba wants to be able to write where it reads: a filled cache on a read-only file system (a container's image)
+is copied to the temporary folder. Where no directory can be written kernels compile in memory: slower to start, never
+wrong. This module must be imported before any kernel is decorated, which importing ``kernel`` from it ensures.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,15 +38,28 @@ def try_cache_dir() -> Path | None:
     """Return a writable directory for this source hash, or None where there is none."""
     configured = getattr(numba.config, "CACHE_DIR", "")
     parent = Path(configured) if configured else Path(__file__).parent / "__pycache__"
-    for root in (parent, Path(tempfile.gettempdir()) / "liq-engine"):
-        directory = root / f"kernels-{source_hash()}"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                return directory
-        except OSError:
-            continue
-    return None
+    name = f"kernels-{source_hash()}"
+    preferred, spare = parent / name, Path(tempfile.gettempdir()) / "liq-engine" / name
+    if is_writable(preferred):
+        return preferred
+    if not is_writable(spare):
+        return None
+    try:
+        if preferred.is_dir():
+            shutil.copytree(preferred, spare, dirs_exist_ok=True)
+    except (OSError, shutil.Error):
+        pass  # What could not be copied is compiled again.
+    return spare
+
+
+def is_writable(directory: Path) -> bool:
+    """Return whether files can be made in a directory, itself made if it is not there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
 
 
 CACHE_DIR = try_cache_dir()
