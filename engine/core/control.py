@@ -14,8 +14,9 @@ from engine.core.shard import Shard
 from engine.errors import ParamError
 from engine.units import format_units
 
-# Names of at most 64 bytes: as many as surely fit into a message of 1 MiB. The rest goes into further ones.
-CROSSED_MAX = 10_000
+# As many names as surely fit into a message of 1 MiB: 64 bytes of control characters are 384 in JSON. The rest goes
+# into further messages.
+CROSSED_MAX = 2_000
 _SCALES = ("kind", "settle", "size_decimals", "price_decimals", "lot_steps", "value_num", "value_den")
 
 

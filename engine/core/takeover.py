@@ -153,7 +153,8 @@ def take_part(share: Share, size: int) -> tuple[int, int]:
         cash, equity = share.cash_left, share.equity_left
     else:
         cash = share.cash * abs(size) // abs(share.size)
-        equity = share.equity * abs(size) // abs(share.size)
+        # Each part of a loss is rounded away from zero, but never beyond what is left of it.
+        equity = max(share.equity * abs(size) // abs(share.size), min(share.equity_left, 0))
     share.left -= size
     share.cash_left -= cash
     share.equity_left -= equity

@@ -104,7 +104,8 @@ class KafkaConfig(Table):
     retry_backoff_ms: int = Field(default=5, ge=1, le=1_000)
     # Brokers refuse more than 15 minutes (transaction.max.timeout.ms).
     transaction_timeout_ms: int = Field(default=10_000, ge=1_000, le=900_000)
-    message_bytes_max: int = Field(default=1_048_576, ge=65_536, le=104_857_600)
+    # Not below what an input may have.
+    message_bytes_max: int = Field(default=1_048_576, ge=1_048_576, le=104_857_600)
 
     @field_validator("bootstrap_servers")
     @classmethod

@@ -26,7 +26,7 @@ REPORT_S = 10.0
 
 def follow(config: ServiceConfig, shard: int, *, take_over_after: float | None) -> int:
     """Follow a shard until a signal comes, or until it is taken over and ends here; return the exit code."""
-    if take_over_after is not None and take_over_after * 1000 <= 2 * config.heartbeat_ms:
+    if take_over_after is not None and not take_over_after * 1000 > 2 * config.heartbeat_ms:
         raise InputError(
             f"--take-over-after {take_over_after:g}: must be more than twice service.heartbeat_ms "
             f"({config.heartbeat_ms}), or a healthy shard is taken over"

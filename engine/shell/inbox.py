@@ -8,10 +8,12 @@ bounded however slow the outputs are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from engine.errors import BrokerError
 from engine.shell.kafka import Reader
 
 # How long a reader's call may take without a record; only how soon an idle reader notices its end depends on it.
@@ -30,17 +32,22 @@ class Inbox:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.tasks: list[asyncio.Task[None]] = []
+        # When each reader last had something, or was last found to have nothing to read.
+        self.heard_s = [time.monotonic() for _ in readers]
 
     def open(self) -> None:
         """Begin to read."""
-        self.tasks = [asyncio.create_task(self._read(reader)) for reader in self.readers]
+        self.tasks = [asyncio.create_task(self._read(index, reader)) for index, reader in enumerate(self.readers)]
 
-    async def _read(self, reader: Reader) -> None:
+    async def _read(self, index: int, reader: Reader) -> None:
         try:
             while True:
-                await self.has_room.wait()
+                if not self.has_room.is_set():
+                    await self.has_room.wait()
+                    self.heard_s[index] = time.monotonic()
                 records = await reader.read(wait_ms=POLL_MS, records_max=READ_MAX)
                 if records:
+                    self.heard_s[index] = time.monotonic()
                     self.pending.extend(records)
                     self.arrived.set()
                     if len(self.pending) >= self.pending_max:
@@ -52,10 +59,10 @@ class Inbox:
     async def take(self, count_max: int, *, wait_s: float) -> list[Any]:
         """Return what waits, at most ``count_max``, as soon as there is something; [] after ``wait_s`` without.
 
-        Raises what a reader failed with, once everything that it had read is taken.
+        Raises what a reader failed with.
         """
+        self._check_readers()
         if not self.pending:
-            self._check_readers()
             self.arrived.clear()
             try:
                 async with asyncio.timeout(wait_s):
@@ -67,6 +74,19 @@ class Inbox:
         if len(self.pending) < self.pending_max:
             self.has_room.set()
         return taken
+
+    async def check_progress(self, seconds: float) -> None:
+        """Raise BrokerError where a reader has had nothing for so long although records wait for it at the broker.
+
+        A consumer can stick without a word; starting over is what helps.
+        """
+        for index, reader in enumerate(self.readers):
+            if time.monotonic() < self.heard_s[index] + seconds:
+                continue
+            behind = await reader.behind()
+            if behind:
+                raise BrokerError(f"no record in {seconds:g} s, although some wait: {behind}")
+            self.heard_s[index] = time.monotonic()
 
     def _check_readers(self) -> None:
         for task in self.tasks:

@@ -41,6 +41,10 @@ from engine.errors import BrokerError, FencedError, InputError
 aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
 
 FETCH_WAIT_MS = 500
+# A consumer's back-off is also its pause between two attempts to connect. Only a transaction has reason to hurry.
+CONSUMER_BACKOFF_MS = 100
+# How long a client may take to say goodbye.
+CLOSE_S = 3.0
 FETCH_BYTES_MAX = 16 << 20
 BATCH_BYTES = 256 << 10
 # What a broker that was asked to do a thing may answer when the thing is done already.
@@ -171,7 +175,7 @@ class Reader:
     async def __aenter__(self) -> Reader:
         """Connect and go to the offsets."""
         async with contextlib.AsyncExitStack() as undo, deadline(self.kafka.config.deadlines.start_s, self.what):
-            undo.push_async_callback(stop, self.consumer)
+            undo.push_async_callback(self.close)
             self.consumer.assign(list(self.partitions))
             await self.consumer.start()
             for partition, place in self.partitions.items():
@@ -200,6 +204,8 @@ class Reader:
         Asked on a connection of its own: what a client that sticks believes does not count.
         """
         _, last = await self.kafka.edges(self.offsets)
+        # What has only just come is on its way here.
+        await asyncio.sleep(FETCH_WAIT_MS / 1000)
         lags = {place: offset - await self.position(place) for place, offset in last.items()}
         return {place: lag for place, lag in lags.items() if lag > 0}
 
@@ -246,10 +252,8 @@ class Writer:
         return int(acknowledged[-1].offset)
 
     async def close(self) -> None:
-        """Disconnect; what a failed producer complains of at its end says nothing new."""
-        with contextlib.suppress(BrokerError):
-            async with deadline(self.kafka.config.deadlines.drain_s, "close"):
-                await self.producer.stop()
+        """Disconnect."""
+        await stop(self.producer)
 
 
 class PlainWriter:
@@ -276,9 +280,7 @@ class PlainWriter:
 
     async def close(self) -> None:
         """Send what waits and disconnect."""
-        with contextlib.suppress(BrokerError):
-            async with deadline(self.kafka.config.deadlines.drain_s, "close"):
-                await self.producer.stop()
+        await stop(self.producer)
 
 
 async def send(producer: AIOKafkaProducer, kafka: Kafka, partition: int | None, line: Line) -> asyncio.Future[Any]:
@@ -332,6 +334,7 @@ def consumer_options(kafka: Kafka) -> dict[str, Any]:
     """Return what every consumer is told."""
     return {
         **kafka.connection,
+        "retry_backoff_ms": CONSUMER_BACKOFF_MS,
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
@@ -366,11 +369,24 @@ async def stopping(consumer: AIOKafkaConsumer) -> AsyncIterator[None]:
         await stop(consumer)
 
 
-async def stop(consumer: AIOKafkaConsumer) -> None:
-    """Disconnect a consumer."""
-    # A task of the client that is cancelled before it has begun raises CancelledError out of its stop(): let it begin.
-    await asyncio.sleep(0)
-    await consumer.stop()
+async def stop(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Disconnect a client, for at most ``CLOSE_S``.
+
+    In a task of its own: stop() cancels tasks of the client and lets their CancelledError out (those that had not yet
+    begun, and fetches that wait to be tried again), which here would count as our own being cancelled.
+    """
+    stopped = asyncio.ensure_future(client.stop())
+    _, pending = await asyncio.wait([stopped], timeout=CLOSE_S)
+    for task in pending:
+        task.cancel()
+    if not stopped.done() or stopped.cancelled() or stopped.exception() is not None:
+        # What stop() did not come to; what it complains of at the end of a failed client says nothing new.
+        await asyncio.wait([asyncio.ensure_future(connections_of(client).close())], timeout=CLOSE_S)
+
+
+def connections_of(client: AIOKafkaConsumer | AIOKafkaProducer) -> Any:
+    """Return the connections of a client: there is no public name for what is left when its stop() fails."""
+    return client._client if isinstance(client, AIOKafkaConsumer) else client.client
 
 
 @contextlib.asynccontextmanager

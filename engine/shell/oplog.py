@@ -15,8 +15,9 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # What the client retries, it warns of each time; what comes of it is said where it matters.
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    # The client says each time what it retries, thousands of times a second while a broker is away. What comes of it
+    # is said by whoever waits for it.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logger.setLevel(logging.INFO)
 
 

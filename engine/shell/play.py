@@ -95,7 +95,7 @@ def play_logs(
 
 def open_all(risk: Risk, events: Sequence[Path], *, format: str | None, speed: float) -> Iterator[Message]:
     """Return the messages of logs, merged by time; raises InputError."""
-    if speed < 0:
+    if not speed >= 0:
         raise InputError(f"--speed {speed:g}: must not be below 0")
     paths = expand_paths(list(events))
     if not paths:

@@ -83,6 +83,17 @@ def exit_code_of(task: asyncio.Task[int]) -> int:
     return 1 if task.exception() is not None else task.result()
 
 
+async def live(worker: Worker, standby: Follower | None) -> None:
+    """Run a worker; the end of a client's own task, which a failed one lets out, does not count as our being cancelled."""
+    try:
+        await worker.run(standby)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise BrokerError("a client of the broker was cut off") from error
+
+
 class Service:
     """The shards of one process."""
 
@@ -146,7 +157,7 @@ class Service:
             worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
             self.workers[origin.shard] = worker
             try:
-                await worker.run(standby)
+                await live(worker, standby)
             except LiqEngineError as error:
                 oplog.error("halted", shard=origin.shard, reason=error)
                 is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError)

@@ -21,7 +21,6 @@ from engine import __version__
 from engine.edges.fold import Fold, Line
 from engine.edges.journal import JOURNAL_TOPIC, Offsets
 from engine.edges.service_config import ServiceConfig
-from engine.errors import BrokerError
 from engine.shell.inbox import Inbox
 from engine.shell.kafka import Place, PlainWriter, Writer
 from engine.shell.snapshots import Snapshots
@@ -65,7 +64,7 @@ class Session:
         self.status = status
         self.shard = fold.shard.number
         self.sent: list[asyncio.Future[Any]] = []
-        self.opened_s = self.committed_s = self.progress_s = time.monotonic()
+        self.opened_s = self.committed_s = time.monotonic()
         self.refreshed_s = -REFRESH_S
 
     async def step(self) -> None:
@@ -78,8 +77,7 @@ class Session:
         if self.is_due():
             await self.commit()
             self.snapshots.tend(self.fold)
-        if not records:
-            await self.check_progress()
+        await self.inbox.check_progress(self.config.deadlines.progress_s)
 
     async def drain(self) -> None:
         """Commit what is applied."""
@@ -91,7 +89,6 @@ class Session:
         if not self.fold.batch.places:
             self.opened_s = time.monotonic()
         lines = self.fold.apply(records)
-        self.progress_s = time.monotonic()
         self.status.records += len(records)
         self.status.lines += len(lines)
         if self.plain is not None and lines:
@@ -135,19 +132,6 @@ class Session:
         self.committed_s = time.monotonic()
         self.status.batches += 1
         self.status.commit_s = self.committed_s - started_s
-
-    async def check_progress(self) -> None:
-        """Raise BrokerError where records are there to be read and none has come for too long.
-
-        A consumer can stick without a word; starting over is what helps.
-        """
-        if time.monotonic() < self.progress_s + self.config.deadlines.progress_s:
-            return
-        for reader in self.inbox.readers:
-            behind = await reader.behind()
-            if behind:
-                raise BrokerError(f"no record in {self.config.deadlines.progress_s} s, although some wait: {behind}")
-        self.progress_s = time.monotonic()
 
 
 def journal_line(shard: int, data: bytes) -> Line:

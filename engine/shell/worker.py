@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from engine import __version__
+from engine.core.events import OUTPUT_TOPICS
 from engine.edges.fold import INPUT_TOPICS, Fold
-from engine.edges.journal import Genesis, Offsets, Position, encode_genesis, record_hash
+from engine.edges.journal import JOURNAL_TOPIC, Genesis, Offsets, Position, encode_genesis, record_hash
 from engine.edges.service_config import ServiceConfig
 from engine.edges.topics import group_id, transactional_id
-from engine.errors import check
+from engine.errors import InputError, check
 from engine.shell import oplog
 from engine.shell.follower import Follower, Origin
 from engine.shell.inbox import Inbox
@@ -90,12 +92,16 @@ class Worker:
         return fold
 
     async def begin(self) -> Fold:
-        """Write the genesis of a new journal: the inputs are read from their first offsets on."""
+        """Write the genesis of a new journal: the inputs are read from their first offsets on.
+
+        Raises InputError where the shard has a past, and only its journal is empty: everything would be done again.
+        """
         places = [
             *(Place(topic, self.shard) for topic in ACCOUNT_TOPICS),
             *(Place("mark-prices", number) for number in range(self.config.kafka.mark_partitions)),
             Place("control", 0),
         ]
+        await self.check_no_past(places)
         first, _ = await self.kafka.edges(places)
         offsets: Offsets = {topic: {} for topic in INPUT_TOPICS}
         for place, offset in first.items():
@@ -106,6 +112,21 @@ class Worker:
         position = Position(0, record_hash(data), {topic: dict(of) for topic, of in offsets.items()}, journal_offset)
         self.enter("began", accounts=len(self.origin.new_shard().book.accounts))
         return Fold(self.origin.new_shard(), position, logical=self.kafka.logical)
+
+    async def check_no_past(self, inputs: Sequence[Place]) -> None:
+        """Raise InputError where outputs, committed offsets or deleted records show that there was a journal."""
+        journal, outputs = Place(JOURNAL_TOPIC, self.shard), [Place(topic, self.shard) for topic in OUTPUT_TOPICS]
+        first, last = await self.kafka.edges([journal, *outputs])
+        committed = await self.kafka.committed(self.writer.group, inputs)
+        # A genesis that was cut off leaves offsets without records: only records that were deleted move the beginning.
+        traces = [f"{journal.topic} begins at offset {first[journal]}"] if first[journal] else []
+        traces += [f"{place.topic} has held records" for place in outputs if last[place]]
+        traces += [f"{place.topic} has a committed offset" for place in inputs if committed[place] is not None]
+        if traces:
+            raise InputError(
+                f"journal-{self.shard} is empty, but the shard has a past: {', '.join(traces)}. Restore the journal, "
+                "or begin anew under another cluster and topic_prefix"
+            )
 
     async def check_offsets(self, position: Position) -> None:
         """Raise InvariantError unless the committed offsets are those of the journal.
