@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 from aiokafka import TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
@@ -30,13 +33,15 @@ from engine.edges.fold import Fold
 from engine.edges.journal import Position
 from engine.edges.service_config import ServiceConfig, load_service
 from engine.edges.shard_book import BookSource
+from engine.edges.topics import TOPICS, expected_settings
 from engine.errors import LiqEngineError
 from engine.shell.kafka import partition_of
 from engine.shell.service import Service
 from engine.shell.topics import create
 from engine.shell.worker import Worker
 from tests import golden
-from tests.brokers.clients import DEADLINE_S, consumer, producer, read_settled, unique, until
+from tests.brokers.clients import DEADLINE_S, consumer, new_topic, producer, read_settled, unique, until
+from tests.brokers.real import OVERRIDE
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS = ("liquidation-orders", "bad-debt", "margin-events", "dead-letters")
@@ -68,6 +73,7 @@ tiers = [["0", "0.01", "50"]]
 """
 START_NS = 1_722_816_000_000_000_000
 Body = dict[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -121,11 +127,16 @@ class Clock:
     def __init__(self) -> None:
         self.count = 0
 
+    @property
+    def last_ts(self) -> int:
+        """Return the time of the last message."""
+        return START_NS + self.count * 1_000_000
+
     def __call__(self, body: Body) -> Body:
         self.count += 1
         named = {"fill": "fill_id", "transfer": "transfer_id"}.get(body["type"])
         own = {named: f"n{self.count}"} if named is not None else {}
-        return {"ts": START_NS + self.count * 1_000_000, **own, **body}
+        return {"ts": self.last_ts, **own, **body}
 
 
 def mark(price: str) -> Body:
@@ -233,21 +244,29 @@ class Deployment:
         """Return what a topic is called at the broker."""
         return f"{self.name}.{name}"
 
-    async def create_topics(self) -> Deployment:
-        """Create all topics, as the verb does."""
-        assert await asyncio.to_thread(create, self.config) == []
+    async def create_topics(self, **settings: dict[str, str]) -> Deployment:
+        """Create all topics, as the verb does, those that are named with settings of their own before."""
+        for name, own in settings.items():
+            spec = next(spec for spec in TOPICS if spec.name == name)
+            configs = expected_settings(self.config, spec) | own
+            await new_topic(self.bootstrap, partitions=self.shards, configs=configs, name=self.topic(name))
+        assert await in_thread(create, self.config) == []
         return self
 
-    async def send(self, *messages: Body | Record) -> None:
-        """Produce messages to their topics, in order, and wait until the broker has them."""
+    async def send(self, *messages: Body | Record, in_order: bool = True) -> None:
+        """Produce messages to their topics and wait until the broker has them; ``in_order`` over all topics."""
         records = [each if isinstance(each, Record) else record_of(each) for each in messages]
         async with producer(self.bootstrap, max_request_size=4 << 20) as client:
+            sent: list[asyncio.Future[Any]] = []
             for record in records:
                 counts = {"mark-prices": 1, "control": 1}.get(record.topic, self.shards)
                 key = (record.key or b"").decode("utf-8", "replace")
                 partition = record.partition or partition_of(key, counts)
-                # One at a time: two topics that share no request keep the order in which they were sent.
-                await client.send_and_wait(self.topic(record.topic), record.value, key=record.key, partition=partition)
+                topic = self.topic(record.topic)
+                sent.append(await client.send(topic, record.value, key=record.key, partition=partition))
+                if in_order:
+                    await sent[-1]
+            await asyncio.gather(*sent)
 
     async def outputs(self, shard: int = 0) -> dict[str, list[Body]]:
         """Return what a shard has committed, by topic."""
@@ -324,7 +343,7 @@ class Deployment:
 
     async def verb(self, verb: str, *arguments: str) -> tuple[int, str, str]:
         """Run a command that ends by itself; return exit code, stdout and stderr."""
-        return await asyncio.to_thread(run_verb, verb, *arguments, "--config", str(self.file))
+        return await in_thread(run_verb, verb, *arguments, "--config", str(self.file))
 
     async def wait_for_batch(self, count: int, shard: int = 0) -> None:
         """Return once a shard has committed that many inputs in all."""
@@ -335,10 +354,20 @@ class Deployment:
         await until(is_there)
 
 
+async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return what a function returns that runs an event loop of its own; its thread ends with it.
+
+    A thread that stayed would be there when a shard of this process forks to take a snapshot.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
 def run_verb(verb: str, *arguments: str) -> tuple[int, str, str]:
     """Run a command in this process; return exit code, stdout and stderr."""
     out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
+        os.environ.pop(OVERRIDE, None)
         code = main([verb, *arguments])
     return code, out.getvalue(), err.getvalue()
 
@@ -369,6 +398,12 @@ class Running:
 
         await until(is_live)
 
+    async def crash(self) -> None:
+        """End it where it stands, as far as that goes without a kill; nothing if it has ended."""
+        for task in (*self.service.tasks, self.task):
+            task.cancel()
+        await asyncio.gather(*self.service.tasks, self.task, return_exceptions=True)
+
     async def drain(self) -> int:
         """Tell it to finish, as SIGTERM does; return its exit code."""
         self.service.on_signal(15)
@@ -386,19 +421,19 @@ async def running(deployment: Deployment, *shards: int) -> AsyncIterator[Running
         if not run.task.done():
             assert await run.drain() == 0
     finally:
-        if not run.task.done():
-            run.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await run.task
+        await run.crash()
 
 
-async def outcome(deployment: Deployment, *shards: int) -> tuple[int, str]:
-    """Return exit code and message of a service that is expected to end by itself."""
-    service = Service(deployment.config, shards or range(deployment.shards))
+async def outcome(deployment: Deployment, shards: Sequence[int] | None = None) -> tuple[int, str]:
+    """Return exit code and message of a service that is expected to end by itself; raises TimeoutError if not."""
+    service = Service(deployment.config, range(deployment.shards) if shards is None else shards)
+    run = Running(service, asyncio.create_task(service.run()))
     try:
-        return await asyncio.wait_for(service.run(), DEADLINE_S), ""
+        return await asyncio.wait_for(asyncio.shield(run.task), DEADLINE_S), ""
     except LiqEngineError as error:
         return error.exit_code, str(error)
+    finally:
+        await run.crash()
 
 
 class Process:
@@ -408,7 +443,11 @@ class Process:
         self.log = deployment.folder / f"{unique('log')}.txt"
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "engine", *arguments, "--config", str(deployment.file)]
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # The broker is the one of the deployment, whatever the run of the tests was told.
+            env = {name: value for name, value in os.environ.items() if name != OVERRIDE}
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def __enter__(self) -> Process:
         return self

@@ -84,7 +84,7 @@ def exit_code_of(task: asyncio.Task[int]) -> int:
 
 
 async def live(worker: Worker, standby: Follower | None) -> None:
-    """Run a worker; the end of a client's own task, which a failed one lets out, does not count as our being cancelled."""
+    """Run a worker; the end of a failed client's own task, which gets out, does not count as our being cancelled."""
     try:
         await worker.run(standby)
     except asyncio.CancelledError as error:

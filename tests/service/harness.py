@@ -39,7 +39,7 @@ from tests.service.workload import INPUT_TOPICS, Line, Venue, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 # Generous: a loaded machine is slow, and a deadline only ends what hangs.
-DEADLINE_S = 120.0
+DEADLINE_S = 60.0
 POLL_S = 0.01
 # The longest line a workload has is a little over a megabyte.
 REQUEST_BYTES_MAX = 4 << 20
