@@ -5,7 +5,8 @@
     │   ├── ParamError      one risk parameter breaks a rule: key, value and rule are attributes
     │   └── SnapshotError   a snapshot cannot be used or written: reason is an attribute
     ├── BrokerError         the broker cannot be reached or refused us; exit code 3
-    │   └── FencedError     another instance has taken the shard over: this one must stop, and not try again
+    │   ├── FencedError     another instance has taken the shard over: this one must stop, and not try again
+    │   └── RefusedError    the broker does not let us in or lacks our rights: it will not by asking again
     └── InvariantError      our bug: state can no longer be trusted; stop, restart from the log; exit code 1
 
 A message that is refused is not an exception: it is a ``Reject`` event, and the stream goes on.
@@ -63,6 +64,10 @@ class BrokerError(LiqEngineError):
 
 class FencedError(BrokerError):
     """Another instance has taken the shard over."""
+
+
+class RefusedError(BrokerError):
+    """The broker knows us not, or not for this: credentials or rights are wrong, and asking again does not help."""
 
 
 class InvariantError(LiqEngineError):

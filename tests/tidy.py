@@ -29,7 +29,7 @@ GROUND = ("engine", "engine.errors", "engine.units")
 # library -> the only files of the engine that may import it, so that it can be replaced in one place.
 LIBRARIES = {
     "aiohttp": ("engine/shell/admin.py",),
-    "aiokafka": ("engine/shell/kafka.py",),
+    "aiokafka": ("engine/shell/kafka*.py",),
     "orjson": ("engine/edges/codec*.py", "engine/edges/snapshot.py"),
     "prometheus_client": ("engine/edges/metrics.py",),
     "pyarrow": ("engine/edges/readers/*.py",),

@@ -1,6 +1,6 @@
 """What we ask of a Kafka client, every option said out loud: readers, writers, and the errors they raise as ours.
 
-The only module that knows aiokafka. What it works around, with the version it was seen in (0.14):
+With ``kafka_connection.py`` the only module that knows aiokafka. What it works around, seen in version 0.14:
 
 * ``commit_transaction`` succeeds although a ``send`` in the transaction failed: every send's future is awaited first.
 * A partition whose records wait in the client delays the fetches of all others of that broker: a reader is drained
@@ -12,41 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import aiokafka.producer.sender
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
-    InvalidProducerEpoch,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    ProducerFenced,
-    TopicAlreadyExistsError,
-    for_code,
-)
+from aiokafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 from aiokafka.partitioner import murmur2
 
 from engine.edges.fold import Line
-from engine.edges.service_config import KafkaConfig, ServiceConfig
-from engine.edges.topics import RECORD_OVERHEAD_BYTES_MAX, FoundTopic
-from engine.errors import BrokerError, FencedError, InputError
+from engine.edges.service_config import ServiceConfig
+from engine.edges.topics import FoundTopic
+from engine.errors import BrokerError, RefusedError
+from engine.shell.kafka_connection import (
+    FETCH_WAIT_MS,
+    connecting,
+    connection_options,
+    consumer_options,
+    deadline,
+    producer_options,
+)
 
-# Between two transactions the coordinator finishes the first; the client asks again after this. Its own 20 ms is a
-# third of our commit interval, and a coordinator on the same network is done in one or two.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
-
-FETCH_WAIT_MS = 500
-# A consumer's back-off is also its pause between two attempts to connect. Only a transaction has reason to hurry.
-CONSUMER_BACKOFF_MS = 100
 # How long a client may take to say goodbye.
 CLOSE_S = 3.0
-FETCH_BYTES_MAX = 16 << 20
-BATCH_BYTES = 256 << 10
 # What a broker that was asked to do a thing may answer when the thing is done already.
 ALREADY = (TopicAlreadyExistsError,)
 
@@ -56,26 +45,6 @@ class Place(NamedTuple):
 
     topic: str
     partition: int
-
-
-@contextlib.asynccontextmanager
-async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
-    """Run the body for at most ``seconds``; errors of the broker and time-outs are raised as ours, saying ``what``."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise BrokerError(f"{what}: no answer in {seconds:g} s") from error
-    except (ProducerFenced, InvalidProducerEpoch) as error:
-        raise FencedError(f"{what}: another instance has taken this shard over") from error
-    except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-        raise InputError(
-            f"{what}: {error.args[0] if error.args else error}: the topic no longer holds records that are needed; "
-            "restore them, or start from a snapshot that is newer than what was lost"
-        ) from error
-    except (KafkaError, OSError, AssertionError) as error:
-        # aiokafka asserts where a producer that has failed is used again.
-        raise BrokerError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 class Kafka:
@@ -100,9 +69,9 @@ class Kafka:
 
     async def edges(self, places: Iterable[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
         """Return the first offset of each partition, and the one after its last committed record."""
-        consumer = AIOKafkaConsumer(**consumer_options(self), group_id=None)
+        consumer = AIOKafkaConsumer(**consumer_options(self.config), group_id=None)
         partitions = {TopicPartition(self.physical(place.topic), place.partition): place for place in places}
-        async with deadline(self.config.deadlines.start_s, "offsets"), stopping(consumer):
+        async with connecting(self.config, "offsets"), stopping(consumer):
             await consumer.start()
             first = await consumer.beginning_offsets(list(partitions))
             last = await consumer.end_offsets(list(partitions))
@@ -113,9 +82,9 @@ class Kafka:
 
     async def committed(self, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
         """Return the offsets that a group has committed, None where it has none."""
-        consumer = AIOKafkaConsumer(**consumer_options(self), group_id=group)
+        consumer = AIOKafkaConsumer(**consumer_options(self.config), group_id=group)
         found = {}
-        async with deadline(self.config.deadlines.start_s, "committed offsets"), stopping(consumer):
+        async with connecting(self.config, "committed offsets"), stopping(consumer):
             partitions = {place: TopicPartition(self.physical(place.topic), place.partition) for place in places}
             consumer.assign(list(partitions.values()))
             await consumer.start()
@@ -126,9 +95,15 @@ class Kafka:
     async def found_topics(self, names: Sequence[str]) -> dict[str, FoundTopic]:
         """Return the topics of ours that exist."""
         admin = AIOKafkaAdminClient(**self.connection, request_timeout_ms=self.config.kafka.request_timeout_ms)
-        async with deadline(self.config.deadlines.start_s, "topics"), closing(admin):
+        async with connecting(self.config, "topics"), closing(admin):
             await admin.start()
             described = await admin.describe_topics([self.physical(name) for name in names])
+            hidden = [t["topic"] for t in described if t["error_code"] == TopicAuthorizationFailedError.errno]
+            if hidden:
+                raise RefusedError(
+                    f"topics: the principal may not see {', '.join(hidden)}: it lacks the rights of its role "
+                    "(deploy/kafka/acls.sh)"
+                )
             counts = {
                 self.logical(topic["topic"]): len(topic["partitions"]) for topic in described if not topic["error_code"]
             }
@@ -153,7 +128,7 @@ class Kafka:
             )
             for name, topic in topics.items()
         ]
-        async with deadline(self.config.deadlines.start_s, "create topics"), closing(admin):
+        async with connecting(self.config, "create topics"), closing(admin):
             await admin.start()
             response = await admin.create_topics(wanted)
             for name, code, *rest in response.topic_errors:
@@ -170,11 +145,11 @@ class Reader:
         self.what = what
         self.partitions = {TopicPartition(kafka.physical(place.topic), place.partition): place for place in offsets}
         self.offsets = dict(offsets)
-        self.consumer = AIOKafkaConsumer(**consumer_options(kafka), group_id=None)
+        self.consumer = AIOKafkaConsumer(**consumer_options(kafka.config), group_id=None)
 
     async def __aenter__(self) -> Reader:
         """Connect and go to the offsets."""
-        async with contextlib.AsyncExitStack() as undo, deadline(self.kafka.config.deadlines.start_s, self.what):
+        async with contextlib.AsyncExitStack() as undo, connecting(self.kafka.config, self.what):
             undo.push_async_callback(self.close)
             self.consumer.assign(list(self.partitions))
             await self.consumer.start()
@@ -221,14 +196,14 @@ class Writer:
         self.kafka = kafka
         self.group = group
         self.producer = AIOKafkaProducer(
-            **producer_options(kafka),
+            **producer_options(kafka.config),
             transactional_id=transactional_id,
             transaction_timeout_ms=kafka.config.kafka.transaction_timeout_ms,
         )
 
     async def start(self) -> None:
         """Fence every earlier owner of the id and end what it left open."""
-        async with deadline(self.kafka.config.deadlines.start_s, "transactional producer"):
+        async with connecting(self.kafka.config, "transactional producer"):
             await self.producer.start()
 
     async def commit(self, partition: int, lines: Sequence[Line], offsets: Mapping[Place, int]) -> int:
@@ -261,11 +236,11 @@ class PlainWriter:
 
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
-        self.producer = AIOKafkaProducer(**producer_options(kafka), enable_idempotence=True)
+        self.producer = AIOKafkaProducer(**producer_options(kafka.config), enable_idempotence=True)
 
     async def start(self) -> None:
         """Connect."""
-        async with deadline(self.kafka.config.deadlines.start_s, "producer"):
+        async with connecting(self.kafka.config, "producer"):
             await self.producer.start()
 
     async def send(self, partition: int | None, lines: Sequence[Line]) -> list[asyncio.Future[Any]]:
@@ -294,70 +269,6 @@ async def send(producer: AIOKafkaProducer, kafka: Kafka, partition: int | None, 
 def partition_of(key: str, partitions: int) -> int:
     """Return the partition that Kafka's default partitioner gives a key."""
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
-
-
-def connection_options(config: ServiceConfig) -> dict[str, Any]:
-    """Return how to reach the cluster: addresses, encryption, credentials."""
-    kafka = config.kafka
-    options: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap_servers,
-        "client_id": f"liq-engine-{config.cluster}",
-        "security_protocol": kafka.security_protocol,
-        "retry_backoff_ms": kafka.retry_backoff_ms,
-        "metadata_max_age_ms": 60_000,
-        "connections_max_idle_ms": 540_000,
-    }
-    if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        options["ssl_context"] = ssl_context(kafka)
-    if kafka.security_protocol.startswith("SASL"):
-        options["sasl_mechanism"] = kafka.sasl_mechanism
-        options["sasl_plain_username"] = kafka.sasl_username
-        if kafka.sasl_password is not None:
-            options["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
-    return options
-
-
-def ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
-    """Return the TLS context of the configuration; raises InputError where its files do not make one."""
-    # Without a password of its own an encrypted key would have the terminal asked for one.
-    password = kafka.key_password.get_secret_value() if kafka.key_password is not None else ""
-    try:
-        context = ssl.create_default_context(cafile=kafka.ca_file)
-        if kafka.certificate_file is not None:
-            context.load_cert_chain(kafka.certificate_file, kafka.key_file, lambda: password)
-    except OSError as error:
-        raise InputError(f"kafka.ca_file, certificate_file, key_file: {error}") from None
-    return context
-
-
-def consumer_options(kafka: Kafka) -> dict[str, Any]:
-    """Return what every consumer is told."""
-    return {
-        **kafka.connection,
-        "retry_backoff_ms": CONSUMER_BACKOFF_MS,
-        "isolation_level": "read_committed",
-        "enable_auto_commit": False,
-        "auto_offset_reset": "none",
-        "request_timeout_ms": kafka.config.kafka.request_timeout_ms,
-        "fetch_max_wait_ms": FETCH_WAIT_MS,
-        "fetch_min_bytes": 1,
-        "fetch_max_bytes": FETCH_BYTES_MAX,
-        "max_partition_fetch_bytes": FETCH_BYTES_MAX,
-        "check_crcs": True,
-    }
-
-
-def producer_options(kafka: Kafka) -> dict[str, Any]:
-    """Return what every producer is told."""
-    return {
-        **kafka.connection,
-        "acks": "all",
-        "linger_ms": 0,
-        "max_batch_size": BATCH_BYTES,
-        "max_request_size": kafka.config.kafka.message_bytes_max + RECORD_OVERHEAD_BYTES_MAX,
-        "request_timeout_ms": kafka.config.kafka.request_timeout_ms,
-        "compression_type": None,
-    }
 
 
 @contextlib.asynccontextmanager

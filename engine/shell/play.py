@@ -31,6 +31,7 @@ from engine.edges.readers import SymbolResolver, expand_paths, merge, open_log
 from engine.edges.service_config import ServiceConfig
 from engine.errors import InputError
 from engine.shell.kafka import Kafka, PlainWriter
+from engine.shell.topics import check_topics
 from engine.units import NS_PER_S
 
 # So many are handed over before the broker's answers are awaited: memory stays bounded.
@@ -57,6 +58,7 @@ async def play(kafka: Kafka, messages: Iterable[Message], *, speed: float) -> Co
 
     Returns how many went to each topic, and how many lines of the log were none (``refused``, ``ignored``).
     """
+    await check_topics(kafka)
     writer = PlainWriter(kafka)
     sent: list[asyncio.Future[object]] = []
     counts: Counter[str] = Counter()

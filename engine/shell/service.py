@@ -20,7 +20,7 @@ from engine.edges.service_config import ServiceConfig
 from engine.edges.service_view import service_warnings
 from engine.edges.shard_book import BookSource, config_hash
 from engine.edges.warmup import warm_up
-from engine.errors import BrokerError, FencedError, InputError, LiqEngineError
+from engine.errors import BrokerError, FencedError, InputError, LiqEngineError, RefusedError
 from engine.shell import oplog
 from engine.shell.follower import Follower, Origin
 from engine.shell.kafka import Kafka, partition_of
@@ -160,7 +160,7 @@ class Service:
                 await live(worker, standby)
             except LiqEngineError as error:
                 oplog.error("halted", shard=origin.shard, reason=error)
-                is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError)
+                is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError | RefusedError)
                 has_lived = has_lived or worker.has_lived
                 if not (is_lost and has_lived):
                     return error.exit_code

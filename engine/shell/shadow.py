@@ -19,6 +19,7 @@ from engine.edges.fold import Fold, Line
 from engine.edges.journal import OrderRecord, Position
 from engine.shell.follower import Follower, Origin
 from engine.shell.kafka import Kafka
+from engine.shell.topics import check_topics
 from engine.units import UNIT_DECIMALS, format_units, scaled_half_even, try_number
 
 # What happens to an account, as the events name it. The rest (orders, fund) follows from these.
@@ -130,6 +131,7 @@ def shadow(kafka: Kafka, origin: Origin, candidate: Shard) -> dict[str, Any]:
     """Fold a shard's whole journal with both; return what differs."""
 
     async def compare() -> dict[str, Any]:
+        await check_topics(kafka)
         both = Shadow(candidate)
         async with Follower(kafka, origin, judge=both.judge) as follower:
             await follower.start()

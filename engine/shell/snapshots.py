@@ -33,6 +33,8 @@ MANIFEST = "manifest"
 SLOTS = ("even", "odd")
 # A record of the journal that a snapshot names is there at once or not at all.
 PROBE_MS = 2000
+# So far back from the end of a journal there surely is a record.
+TAIL = 100
 
 
 class Snapshots:
@@ -70,11 +72,23 @@ class Snapshots:
             if chain is not None:
                 chains[batch] = chain
         snapshot, skipped = self.folder.newest(
-            config_hash=self.config_hash, batch_max=max(chains, default=0), chain_of=chains.get
+            config_hash=self.config_hash, batch_max=await self._last_batch(), chain_of=chains.get
         )
         for reason in skipped:
             oplog.error("snapshot_skipped", shard=self.shard, reason=reason)
         return snapshot
+
+    async def _last_batch(self) -> int:
+        """Return the number of the journal's last record, 0 without one."""
+        place, batch = Place(JOURNAL_TOPIC, self.shard), 0
+        first, last = await self.kafka.edges([place])
+        # A marker of a transaction takes an offset of its own, one that was aborted those of its records, too.
+        begin = {place: max(first[place], last[place] - TAIL)}
+        async with self.kafka.reader(begin, what=JOURNAL_TOPIC) as reader:
+            while await reader.position(place) < last[place]:
+                for record in await reader.read(wait_ms=100):
+                    batch = load_json(record.value)["batch"]
+        return batch
 
     async def _fetch(self) -> bool:
         """Bring the published snapshot to the folder; return whether there was a whole one."""

@@ -10,6 +10,7 @@ from engine.errors import InputError
 from engine.shell.kafka import Kafka
 
 NAMES = tuple(spec.name for spec in TOPICS)
+RETRY_S, RETRIES = 0.1, 100
 
 
 def create(config: ServiceConfig) -> list[str]:
@@ -22,7 +23,14 @@ def create(config: ServiceConfig) -> list[str]:
         missing = {name: topic for name, topic in wanted.items() if name not in found}
         if missing:
             await kafka.create_topics(missing)
-        return differences(config, await kafka.found_topics(NAMES))
+        found = await kafka.found_topics(NAMES)
+        for _ in range(RETRIES):
+            # What was created takes a moment to be told of.
+            if len(found) == len(NAMES):
+                break
+            await asyncio.sleep(RETRY_S)
+            found = await kafka.found_topics(NAMES)
+        return differences(config, found)
 
     return asyncio.run(create_and_check())
 
