@@ -8,6 +8,7 @@ at 96 is 960, so maintenance 9.60, and equity 50 - 40 = 10: near, and at 95.90 i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -40,7 +42,7 @@ from engine.shell.service import Service
 from engine.shell.topics import create
 from engine.shell.worker import Worker
 from tests import golden
-from tests.brokers.clients import DEADLINE_S, consumer, new_topic, producer, read_settled, unique, until
+from tests.brokers.clients import DEADLINE_S, consumer, new_topic, producer, read_all, read_settled, unique, until
 from tests.brokers.real import OVERRIDE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,10 +163,12 @@ def fill(account: str, side: str, qty: str, price: str, **fields: Any) -> Body:
 
 def longs(*accounts: str) -> list[Body]:
     """Return how accounts come to be long ten contracts from 100 with 50 of their own, and the other side of it."""
-    found = [mark("100"), deposit("maker", "1000000"), fill("maker", "sell", str(10 * len(accounts)), "100")]
-    for account in accounts:
-        found += [deposit(account, "50"), fill(account, "buy", "10", "100")]
-    return found
+    deposits = [deposit("maker", "1000000"), *(deposit(account, "50") for account in accounts)]
+    fills = [
+        fill("maker", "sell", str(10 * len(accounts)), "100"),
+        *(fill(name, "buy", "10", "100") for name in accounts),
+    ]
+    return [mark("100"), *deposits, *fills]
 
 
 def book_of(*accounts: str, insurance: str = "1000") -> Body:
@@ -180,17 +184,16 @@ def book_of(*accounts: str, insurance: str = "1000") -> Body:
     return {"accounts": entries, "marks": {"BTCUSDT": "100"}, "insurance": {"USDT": insurance}}
 
 
-def names_on(shard: int, shards: int, count: int, prefix: str = "a") -> list[str]:
+def names_on(shard: int, shards: int, count: int) -> list[str]:
     """Return names of accounts that Kafka's own partitioner puts on a shard."""
-    numbers, found = list(range(shards)), []
-    partition = DefaultPartitioner()
-    for number in range(10_000):
-        name = f"{prefix}{number}"
-        if partition(name.encode(), numbers, numbers) == shard:
-            found.append(name)
-        if len(found) == count:
-            break
-    return found
+    names = (f"a{number}" for number in itertools.count())
+    return list(islice((name for name in names if place_of(name.encode(), shards) == shard), count))
+
+
+def place_of(key: bytes, partitions: int) -> int:
+    """Return where Kafka's own partitioner puts a key."""
+    numbers = list(range(partitions))
+    return int(DefaultPartitioner()(key, numbers, numbers))
 
 
 # -------------------------------------------------------------------------------------------------------- deployment
@@ -204,7 +207,8 @@ class Deployment:
     bootstrap: str
     name: str = field(default_factory=lambda: unique("t"))
     shards: int = 1
-    tables: dict[str, Body] = field(default_factory=dict)
+    # How many inputs were sent.
+    sent: int = 0
 
     def write(self, *, book: Body | None = None, risk: str = RISK, **tables: Body) -> Deployment:
         """Write risk file, book and service file; keys of ``tables`` go over those that make tests quick."""
@@ -223,9 +227,9 @@ class Deployment:
             "batch": {"interval_ms": 5},
             "snapshots": {"every_s": 86_400},
         }
-        self.tables = {name: {**quick.get(name, {}), **tables.get(name, {})} for name in {**quick, **tables}}
         lines: list[str] = []
-        for name, keys in self.tables.items():
+        for name in {**quick, **tables}:
+            keys = quick.get(name, {}) | tables.get(name, {})
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
         self.file.write_text("\n".join(lines) + "\n")
         return self
@@ -250,23 +254,32 @@ class Deployment:
             spec = next(spec for spec in TOPICS if spec.name == name)
             configs = expected_settings(self.config, spec) | own
             await new_topic(self.bootstrap, partitions=self.shards, configs=configs, name=self.topic(name))
-        assert await in_thread(create, self.config) == []
+        problems = await in_thread(create, self.config)
+        assert problems == []
         return self
 
-    async def send(self, *messages: Body | Record, in_order: bool = True) -> None:
-        """Produce messages to their topics and wait until the broker has them; ``in_order`` over all topics."""
+    async def feed(self, *messages: Body | Record) -> None:
+        """Send messages to one live shard such that it takes them in this order, and wait until it has committed them.
+
+        Two topics are read side by side: what follows on another topic is sent when what goes before is committed.
+        """
+        records = [each if isinstance(each, Record) else record_of(each) for each in messages]
+        for _, group in groupby(records, key=lambda record: record.topic):
+            await self.send(*group)
+            await self.wait_for_batch(self.sent)
+
+    async def send(self, *messages: Body | Record) -> None:
+        """Produce messages to their topics, each in order, and wait until the broker has them."""
         records = [each if isinstance(each, Record) else record_of(each) for each in messages]
         async with producer(self.bootstrap, max_request_size=4 << 20) as client:
             sent: list[asyncio.Future[Any]] = []
             for record in records:
                 counts = {"mark-prices": 1, "control": 1}.get(record.topic, self.shards)
-                key = (record.key or b"").decode("utf-8", "replace")
-                partition = record.partition or partition_of(key, counts)
+                partition = record.partition or place_of(record.key or b"", counts)
                 topic = self.topic(record.topic)
                 sent.append(await client.send(topic, record.value, key=record.key, partition=partition))
-                if in_order:
-                    await sent[-1]
             await asyncio.gather(*sent)
+        self.sent += len(records)
 
     async def outputs(self, shard: int = 0) -> dict[str, list[Body]]:
         """Return what a shard has committed, by topic."""
@@ -349,7 +362,8 @@ class Deployment:
         """Return once a shard has committed that many inputs in all."""
 
         async def is_there() -> bool:
-            return sum(run[4] for entry in (await self.journal(shard))[1:] for run in entry["runs"]) >= count
+            values = await read_all(self.bootstrap, self.topic("journal"), partitions=[shard])
+            return sum(run[4] for value in values[1:] for run in json.loads(value)["runs"]) >= count
 
         await until(is_there)
 

@@ -29,7 +29,10 @@
 #   sasl_password_file = "password"              (mode 600, one line; or LIQ_SASL_PASSWORD)
 #
 # on the broker: listeners=SASL_SSL://:9092, sasl.enabled.mechanisms=SCRAM-SHA-512, ssl.keystore.* with its own
-# certificate; and once per user, the password from a file, since arguments can be read by every user of the machine:
+# certificate, and listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=
+#   org.apache.kafka.common.security.scram.ScramLoginModule required;
+# without which it does not start (brokers talk to each other on a listener of their own). Once per user, the password
+# from a file, since arguments can be read by every user of the machine:
 #
 #   user.properties, mode 600, deleted afterwards:   SCRAM-SHA-512=password=...
 #   kafka-configs.sh --bootstrap-server ... --command-config ... --alter --entity-type users --entity-name liq-engine \

@@ -16,9 +16,13 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 
+from engine.edges.journal import JOURNAL_TOPIC
 from engine.tools.kafka_broker import Broker
-from tests.service.checker import Verdict, check_all
+from tests.service.checker import Difference, Verdict, check_all
 from tests.service.harness import (
+    DEADLINE_S,
+    ENGINE,
+    POLL_S,
     ROOT,
     TABLES,
     Deployment,
@@ -32,8 +36,15 @@ from tests.service.harness import (
 from tests.service.workload import make_workload
 
 SHARDS = 2
+UNFENCED = ("-m", "tests.service.random_id")
 JITTER_S = 0.06
 FENCED = "another instance has taken this shard over"
+# What a zombie needs that nobody fences: a transaction of its own that outlives its sleep.
+PATIENT = {
+    **TABLES,
+    "kafka": {**TABLES["kafka"], "transaction_timeout_ms": 300_000},
+    "deadlines": {"commit_s": 240, "progress_s": 300},
+}
 # Batches that a shard commits before it counts as at work; an idle one commits its heartbeats.
 AT_WORK = 5
 
@@ -41,7 +52,10 @@ AT_WORK = 5
 class Campaign:
     """A deployment under traffic, and the instance that serves it at the moment."""
 
-    def __init__(self, deployment: Deployment, going: Traffic, stack: ExitStack, *, seed: int) -> None:
+    def __init__(
+        self, deployment: Deployment, going: Traffic, stack: ExitStack, *, seed: int, program: Sequence[str]
+    ) -> None:
+        self.program = program
         self.deployment = deployment
         self.traffic = going
         self.stack = stack
@@ -52,7 +66,7 @@ class Campaign:
     def start(self) -> Instance:
         """Start a further instance; the end of the campaign ends it."""
         self.started += 1
-        return self.stack.enter_context(running(self.deployment, f"instance-{self.started}"))
+        return self.stack.enter_context(running(self.deployment, f"instance-{self.started}", self.program))
 
     def moments(self, count: int) -> list[int]:
         """Return so many counts of inputs, in order, spread over the workload."""
@@ -82,7 +96,7 @@ class Campaign:
     async def zombie(self, taken: int) -> None:
         """SIGSTOP at a moment; another instance takes over and works; the first one wakes and has to go."""
         await self.until_moment(taken)
-        zombie, self.instance = self.instance, self.instance
+        zombie = self.instance
         zombie.signal(signal.SIGSTOP)
         self.instance = self.start()
         await self.instance.until("live")
@@ -117,11 +131,44 @@ class Campaign:
         await self.traffic.until_more(AT_WORK)
         assert self.instance.process.poll() is None, f"it has ended:\n{self.instance.text()[-4000:]}"
 
+    async def until_written(self, records: int) -> None:
+        """Return once the journals are so much longer, records of open transactions included."""
+        target = await self.traffic.undecided(JOURNAL_TOPIC) + records
+        async with asyncio.timeout(DEADLINE_S):
+            while await self.traffic.undecided(JOURNAL_TOPIC) < target:
+                await asyncio.sleep(POLL_S)
+
     async def finish(self) -> list[Verdict]:
         """Let everything be taken and answered, stop in good order, and check all that was written."""
         await self.traffic.until_quiet()
         await self.instance.drain()
         return await examined(self.deployment)
+
+
+async def negative_control(folder: Path, bootstrap: str, *, seed: int, inputs_per_shard: int) -> str:
+    """Return what the checker says of a zombie that nobody fences; AssertionError if it finds nothing wrong."""
+    async with campaign(
+        folder, bootstrap, seed=seed, inputs_per_shard=inputs_per_shard, tables=PATIENT, program=UNFENCED
+    ) as one:
+        (moment,) = one.moments(1)
+        await one.until_moment(moment)
+        zombie = one.instance
+        zombie.signal(signal.SIGSTOP)
+        other = one.start()
+        await other.until("live")
+        # Its batches stand behind a transaction that the sleeper may have open: only the log's end shows them.
+        await one.until_written(AT_WORK * SHARDS)
+        zombie.signal(signal.SIGCONT)
+        await one.until_written(4 * AT_WORK * SHARDS)
+        for instance in (zombie, other):
+            instance.signal(signal.SIGTERM)
+            await instance.exit_code()
+        assert zombie.lines_of("stopped"), f"the zombie had ended before:\n{zombie.text()[-4000:]}"
+    try:
+        verdicts = await check_all(one.deployment)
+    except Difference as difference:
+        return str(difference)
+    raise AssertionError(f"two instances wrote the same shards, and the checker finds {inputs_text(verdicts)}")
 
 
 async def examined(deployment: Deployment) -> list[Verdict]:
@@ -153,14 +200,14 @@ async def command(deployment: Deployment, *arguments: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def campaign(
-    folder: Path, bootstrap: str, *, seed: int, inputs_per_shard: int, tables: Tables = TABLES
+    folder: Path, bootstrap: str, *, seed: int, inputs_per_shard: int, tables: Tables = TABLES, program: Sequence[str] = ENGINE
 ) -> AsyncIterator[Campaign]:
     """Yield a campaign with its first instance live."""
     workload = make_workload(seed=seed, inputs_per_shard=inputs_per_shard, shards=SHARDS)
     deployment = await new_deployment(folder, bootstrap, workload, shards=SHARDS, tables=tables)
     with ExitStack() as stack:
         async with traffic(deployment) as going:
-            one = Campaign(deployment, going, stack, seed=seed)
+            one = Campaign(deployment, going, stack, seed=seed, program=program)
             await one.instance.until("live")
             yield one
 

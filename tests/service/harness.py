@@ -38,8 +38,9 @@ from tests.brokers.clients import BACKOFF_MS, consumer, new_producer, new_topic,
 from tests.service.workload import INPUT_TOPICS, Line, Venue, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ("-m", "engine")
 # Generous: a loaded machine is slow, and a deadline only ends what hangs.
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 POLL_S = 0.01
 # The longest line a workload has is a little over a megabyte.
 REQUEST_BYTES_MAX = 4 << 20
@@ -48,12 +49,13 @@ WINDOW = 1_200
 BURST = 60
 
 Tables = Mapping[str, Mapping[str, object]]
-# Small, so that each is met: snapshots every second, batches of 100, two partitions of marks.
+# Small, so that each is met: snapshots every second, batches of 40, two partitions of marks.
 TABLES: Tables = {
     "service": {"heartbeat_ms": 100},
     "kafka": {"mark_partitions": 2, "request_timeout_ms": 10_000},
-    "batch": {"records_max": 100, "interval_ms": 10, "pending_max": 1_000},
+    "batch": {"records_max": 40, "interval_ms": 10, "pending_max": 1_000},
     "snapshots": {"every_s": 1, "keep": 2},
+    "deadlines": {"commit_s": 4, "progress_s": 15},
 }
 
 
@@ -119,10 +121,10 @@ def toml_text(tables: Tables) -> str:
 class Instance:
     """One process of the service, under a name of its own in the deployment's folder."""
 
-    def __init__(self, deployment: Deployment, name: str, command: Sequence[str] = ("-m", "engine")) -> None:
+    def __init__(self, deployment: Deployment, name: str, program: Sequence[str] = ENGINE) -> None:
         self.shards = range(deployment.config.shards)
         self.log = deployment.folder / f"{name}.log"
-        arguments = [sys.executable, *command, "run", "--config", str(deployment.service_file)]
+        arguments = [sys.executable, *program, "run", "--config", str(deployment.service_file)]
         environment = {key: value for key, value in os.environ.items() if key != "KAFKA_BOOTSTRAP_SERVERS"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -190,9 +192,9 @@ class Instance:
 
 
 @contextmanager
-def running(deployment: Deployment, name: str, command: Sequence[str] = ("-m", "engine")) -> Iterator[Instance]:
+def running(deployment: Deployment, name: str, program: Sequence[str] = ENGINE) -> Iterator[Instance]:
     """Yield an instance, and end it after the block."""
-    instance = Instance(deployment, name, command)
+    instance = Instance(deployment, name, program)
     try:
         yield instance
     finally:
