@@ -126,18 +126,19 @@ def stored(records: Iterable[Record]) -> list[Record]:
 class Clock:
     """Numbers messages: each a millisecond after the one before, with an id of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, start_ns: int = START_NS) -> None:
+        self.start_ns = start_ns
         self.count = 0
 
     @property
     def last_ts(self) -> int:
         """Return the time of the last message."""
-        return START_NS + self.count * 1_000_000
+        return self.start_ns + self.count * 1_000_000
 
     def __call__(self, body: Body) -> Body:
         self.count += 1
         named = {"fill": "fill_id", "transfer": "transfer_id"}.get(body["type"])
-        own = {named: f"n{self.count}"} if named is not None else {}
+        own = {named: f"{self.start_ns}/{self.count}"} if named is not None else {}
         return {"ts": self.last_ts, **own, **body}
 
 
@@ -490,7 +491,7 @@ class Process:
             raise AssertionError(f"{words} not in the log:\n{self.text}") from error
 
     def wait(self) -> int:
-        """Return its exit code once it has ended by itself."""
+        """Return its exit code once it has ended by itself; what it said is in ``text``."""
         deadline_s = time.monotonic() + DEADLINE_S
         while (code := self.process.poll()) is None:
             assert time.monotonic() < deadline_s, f"it does not end:\n{self.text}"
