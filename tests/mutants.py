@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("engine", "tests", "config", "pyproject.toml")
-SEEDS = 24
+SEEDS = 40
 TIMEOUT_S = 600
 SIMULATION = ["tests.simulation.run", "--quick", str(SEEDS)]
 PYTEST = ["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         "winner on the same side",
         TAKEOVER,
-        "eligible = (np.sign(table[:, SIZE]) != np.sign(share.size))",
-        "eligible = (np.sign(table[:, SIZE]) == np.sign(share.size))",
+        "(np.sign(table[:, SIZE]) != np.sign(size))",
+        "(np.sign(table[:, SIZE]) == np.sign(size))",
     ),
     Mutant(
         "winner in an episode",

@@ -54,6 +54,7 @@ from tests.service_cases import (
     deposit,
     fill,
     golden_records,
+    in_thread,
     longs,
     mark,
     names_on,
@@ -933,18 +934,17 @@ async def test_one_shard_of_two_is_replayed_as_that_shard(deployment: Deployment
     ]
     async with running(deployment):
         await deployment.send(
-            tell(deposit(own[0], "1")), *pauses, Record("fills", b"nobody", None, 1), tell(mark("95.9"))
+            tell(deposit(own[0], "0.01")), *pauses, Record("fills", b"nobody", None, 1), tell(mark("95.9"))
         )
         await deployment.wait_for_batch(5, 1)
     log_file, out = deployment.folder / "inputs.jsonl", deployment.folder / "out"
     await deployment.check_audit("--shards", "1", "--export", str(log_file))
     files = ["--risk", str(deployment.folder / "risk.toml"), "--book", str(deployment.folder / "book.json")]
-    code, _, err = await asyncio.to_thread(
-        run_verb, "replay", str(log_file), *files, "--shard", "1/2", "--out", str(out), "--quiet"
-    )
+    options = ["--shard", "1/2", "--out", str(out), "--quiet"]
+    code, _, err = await in_thread(run_verb, "replay", str(log_file), *files, *options)
     assert code == 0, err
     live = await deployment.raw_outputs(1)
-    # Shard 0 is paused, shard 1 is not: its orders are out.
+    # Shard 0 is paused, shard 1 is not: both of its accounts are liquidated.
     assert len(live["liquidation-orders"]) == 4
     for topic in OUTPUTS:
         assert (out / f"{topic}.jsonl").read_bytes() == b"".join(line + b"\n" for line in live[topic]), topic
@@ -1147,7 +1147,7 @@ class Watch:
         self.sent_s += [self.now_s - 1000.0 for _ in lines]
         return []
 
-    async def wait(self, _sent: Sequence[Any]) -> None:
+    async def wait(self, _what: Any) -> None:
         pass
 
 
@@ -1166,6 +1166,7 @@ async def test_play_keeps_the_pace_of_the_log(
     monkeypatch: pytest.MonkeyPatch, deployment_of_five: Deployment, speed: float, expected: list[float]
 ) -> None:
     watch = Watch()
+    monkeypatch.setattr(playing, "check_topics", watch.wait)
     monkeypatch.setattr(playing, "PlainWriter", lambda _: watch)
     monkeypatch.setattr(playing, "time", SimpleNamespace(monotonic=lambda: watch.now_s))
     monkeypatch.setattr(playing, "asyncio", SimpleNamespace(sleep=watch.sleep))

@@ -26,7 +26,7 @@ from tests import golden
 from tests.strategies import amounts
 
 Body = dict[str, Any]
-RISK = golden.FOLDER / "crash.toml"
+RISK = load_risk(golden.FOLDER / "crash.toml")
 BOOK = golden.FOLDER / "crash.book.json"
 NAMES = st.text(min_size=1, max_size=12).filter(lambda name: not name.startswith("$"))
 
@@ -34,13 +34,13 @@ NAMES = st.text(min_size=1, max_size=12).filter(lambda name: not name.startswith
 def divided(document: Any, shards: int) -> list[Any]:
     """Return the part of each shard."""
     source = BookSource(Path("book.json"), shards=shards, partition_of=partition_of)
-    return [source.part(document, number, partition_of, load_risk(RISK)) for number in range(shards)]
+    return [source.part(document, number, partition_of, RISK) for number in range(shards)]
 
 
 def loaded(path: Path | None, shards: int) -> list[Shard]:
     """Return all shards with their parts of a book file."""
     source = BookSource(path, shards=shards, partition_of=partition_of)
-    return [source.new_shard(load_risk(RISK), number) for number in range(shards)]
+    return [source.new_shard(RISK, number) for number in range(shards)]
 
 
 def write_book(folder: Path, document: Any) -> Path:
@@ -201,7 +201,7 @@ def test_what_is_no_amount_is_left_to_the_loader_which_refuses_it_at_every_shard
     path = write_book(tmp_path, {"insurance": {"USDT": amount}})
     for number in range(2):
         with pytest.raises(InputError, match=r"book\.json.*insurance\.USDT"):
-            BookSource(path, shards=2, partition_of=partition_of).new_shard(load_risk(RISK), number)
+            BookSource(path, shards=2, partition_of=partition_of).new_shard(RISK, number)
 
 
 # --- what cannot be divided
@@ -243,8 +243,8 @@ def test_an_account_that_stands_twice_is_refused_by_its_shard_and_by_no_other(tm
     own = partition_of("a", 2)
     source = BookSource(path, shards=2, partition_of=partition_of)
     with pytest.raises(InputError, match="stands twice"):
-        source.new_shard(load_risk(RISK), own)
-    assert source.new_shard(load_risk(RISK), 1 - own).book.accounts == [INSURANCE]
+        source.new_shard(RISK, own)
+    assert source.new_shard(RISK, 1 - own).book.accounts == [INSURANCE]
 
 
 BROKEN = {
@@ -266,7 +266,7 @@ def test_a_broken_book_is_refused_by_every_shard_as_by_a_single_one(tmp_path: Pa
     with pytest.raises(InputError) as alone:
         loaded(path, 1)
     with pytest.raises(InputError) as shared:
-        BookSource(path, shards=2, partition_of=partition_of).new_shard(load_risk(RISK), number)
+        BookSource(path, shards=2, partition_of=partition_of).new_shard(RISK, number)
     assert str(shared.value) == str(alone.value)
 
 

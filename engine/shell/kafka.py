@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import IllegalOperation, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 from aiokafka.partitioner import murmur2
 
 from engine.edges.fold import Line
@@ -72,6 +72,8 @@ class Kafka:
         consumer = AIOKafkaConsumer(**consumer_options(self.config), group_id=None)
         partitions = {TopicPartition(self.physical(place.topic), place.partition): place for place in places}
         async with connecting(self.config, "offsets"), stopping(consumer):
+            # Assigned first: their leaders are then known from the start, and not asked for one topic after the other.
+            consumer.assign(list(partitions))
             await consumer.start()
             first = await consumer.beginning_offsets(list(partitions))
             last = await consumer.end_offsets(list(partitions))
@@ -217,7 +219,14 @@ class Writer:
         }
         async with deadline(self.kafka.config.deadlines.commit_s, "commit"):
             await self.producer.begin_transaction()
-            sent = [await send(self.producer, self.kafka, partition, line) for line in lines]
+            sent: list[asyncio.Future[Any]] = []
+            try:
+                for line in lines:
+                    sent.append(await send(self.producer, self.kafka, partition, line))
+            except IllegalOperation:
+                # The producer has failed meanwhile; what was handed over before knows of what.
+                await asyncio.gather(*sent)
+                raise
             if positions:
                 # Side by side with the lines: the broker takes a millisecond or two for either.
                 group = asyncio.ensure_future(self.producer.send_offsets_to_transaction(positions, self.group))

@@ -16,6 +16,7 @@ from typing import Any
 import aiokafka.producer.sender
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
+    IllegalOperation,
     InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
@@ -63,8 +64,8 @@ async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
         raise InputError(
             f"{what}: {error}: raise kafka.message_bytes_max, and max.message.bytes of the topics"
         ) from error
-    except (KafkaError, OSError, AssertionError) as error:
-        # aiokafka asserts where a producer that has failed is used again.
+    except (KafkaError, IllegalOperation, OSError, AssertionError) as error:
+        # aiokafka asserts, or calls it illegal, where a producer that has failed is used again.
         raise BrokerError(f"{what}: {type(error).__name__}: {error}") from error
 
 

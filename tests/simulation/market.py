@@ -3,6 +3,9 @@
 The generator looks at the shard as a hostile onlooker would: it knows which orders are in flight and answers them
 partly, late, twice or not at all; it knows the mark at which an account falls and goes there to the tick. All that is
 random comes from ``random.Random(seed)``, so the same engine gets the same messages.
+
+A third of the markets start from a book (``books.py``); some of their prices then stay silent for a while, so that
+accounts are touched before the log has shown all they depend on.
 """
 
 from __future__ import annotations
@@ -19,68 +22,19 @@ from engine.core.events import Output
 from engine.core.margin import liquidation_price
 from tests.malformed import malformed_lines
 from tests.reference_numbers import UNIT, decimal, half_even, show
+from tests.simulation.books import make_book
+from tests.simulation.choices import ASSETS, COIN_TIERS, GUARDS, INSTRUMENTS, POLICY, TIERS
 from tests.simulation.invariants import Judge
+from tests.simulation.prices import SCALE, number
 
 Document = dict[str, Any]
 
 START_NS = 1_722_816_000_000_000_000
 MS = 1_000_000
 
-# symbol -> fields, mark it starts at, worth of a usual position in its settlement asset
-INSTRUMENTS: dict[str, tuple[Document, str, int]] = {
-    "BTCUSDT": ({"settle": "USDT", "price_tick": "0.1", "lot": "0.001"}, "60000", 20_000),
-    "ALT": ({"settle": "USDT", "price_tick": "0.01", "lot": "10", "multiplier": "0.1", "mark_decimals": 4}, "3", 5_000),
-    "HALF": (
-        {"settle": "USDT", "price_tick": "0.5", "lot": "0.5", "multiplier": "2.5", "mark_decimals": 2},
-        "40",
-        9_000,
-    ),
-    "MEGA": ({"settle": "USDT", "price_tick": "0.0000001", "lot": "1000", "mark_decimals": 9}, "0.002", 3_000),
-    "XBT": (
-        {"kind": "inverse", "settle": "BTC", "multiplier": "100", "price_tick": "0.5", "lot": "1", "mark_decimals": 1},
-        "60000",
-        1,
-    ),
-    "COINED": ({"settle": "BTC", "price_tick": "0.0001", "lot": "0.1", "mark_decimals": 5}, "0.05", 1),
-}
-ASSETS: dict[str, tuple[Document, str, int]] = {
-    "USDT": ({"price": "1"}, "1", 4_000),
-    "BTC": ({"weights": [["0", "0.95"], ["20000", "0.8"], ["100000", "0.4"]], "slippage": "0.01"}, "60000", 1),
-    "ETH": ({"weights": [["0", "0.9"], ["5000", "0"]], "slippage": "0.02", "decimals": 4}, "3000", 2),
-}
-TIERS = (
-    [["0", "0.01", "50"]],
-    [["0", "0.005", "100"], ["5000", "0.01", "50"], ["20000", "0.05", "10"]],
-    [["0", "0.02", "25"], ["1000", "0.1", "5"], ["50000", "0.5", "1"]],
-)
-COIN_TIERS = ([["0", "0.01", "50"]], [["0", "0.005", "100"], ["0.1", "0.01", "50"], ["1", "0.1", "5"]])
-POLICY: dict[str, list[Any]] = {
-    "trigger": ["at_or_below", "at_or_below", "below"],
-    "tier_mode": ["marginal", "marginal", "marginal", "whole"],
-    "margin_call_ratio": ["0.8", "1"],
-    "margin_call_rearm": ["0.75", "0.5"],
-    "target_buffer": ["0", "0", "0.05", "0.5", "0.123457"],
-    "partial": ["cheapest", "cheapest", "cheapest", "off", "fixed"],
-    "fraction": ["0.2", "0.5", "0.000001"],
-    "fraction_above": ["0", "1000"],
-    "min_notional": ["0", "0", "10", "2000"],
-    "limit_band": ["0.05", "0.001", "0.5"],
-    "order_timeout_ms": [1, 1000, 5000, 60_000],
-    "max_attempts": [1, 2, 3],
-    "takeover_ratio": ["0", "0", "0.2", "1"],
-    "surplus": ["account", "insurance"],
-    "insurance_floor": ["0", "0", "500"],
-    "adl_rule": ["queue", "pro_rata", "water_filling"],
-    "socialise": ["off", "off", "winners"],
-    "mark_stale_ms": [0, 0, 0, 2000, 600_000],
-    "price_band": ["0", "0", "0", "0.05", "0.3"],
-    "max_hold_ms": [0, 1000, 60_000],
-    "flow_window_ms": [1, 1000, 60_000],
-    "emergency_ratio": ["0", "0.3", "1"],
-    "max_future_s": [0, 0, 86_400],
-}
 STEPS_NS = (0, 0, 0, 1, MS, 10 * MS, 100 * MS, 1000 * MS, 1000 * MS, 7000 * MS, 61_000 * MS)
 STATUSES = ("filled", "cancelled", "expired", "rejected")
+ACCOUNTS_MAX = 10
 
 
 class Market:
@@ -88,10 +42,10 @@ class Market:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.venue = self.pick(("none", "none", "book"))
+        self.venue = self.pick(("none", "none", "none", "book", "impact"))
         self.symbols = self.random.sample(sorted(INSTRUMENTS), self.random.randint(2, 4))
         self.risk = self.make_risk()
-        self.accounts = [f"a{number:02}" for number in range(self.random.randint(3, 12))]
+        self.accounts = [f"a{number:02}" for number in range(self.random.randint(3, 9))]
         self.marks = {symbol: decimal(INSTRUMENTS[symbol][1]) for symbol in self.symbols}
         self.prices = {name: decimal(ASSETS[name][1]) for name in self.risk["assets"]}
         self.legs: dict[tuple[str, str], str] = {}
@@ -101,7 +55,11 @@ class Market:
         self.old_orders: list[Document] = []
         self.malformed = malformed_lines(seed=seed)
         self.judge: Judge | None = None
-        self.book: Document | None = None
+        self.book = make_book(self) if self.chance(0.35) else None
+        names = [*self.symbols, *(asset for asset in self.prices if "price" not in self.risk["assets"][asset])]
+        # Prices that the log is slow to show, until so many messages have been made.
+        self.silent = {name for name in names if self.book is not None and self.chance(0.4)}
+        self.silence_ends = self.pick((50, 200, 600))
 
     def pick(self, choices: Any) -> Any:
         """Return one of some choices."""
@@ -120,6 +78,8 @@ class Market:
         assets = {name: dict(ASSETS[name][0]) for name in sorted(names)}
         if self.chance(0.15):
             assets["USDT"] = {"weights": self.pick(([["0", "1"]], [["0", "0.99"]])), "slippage": "0.001"}
+            if self.chance(0.5):
+                assets["USDT"]["redemption_floor"] = "0.97"
         policy = {key: self.pick(values) for key, values in POLICY.items() if self.chance(0.7)}
         return {"policy": policy, "assets": assets, "instruments": {name: self.terms(name) for name in self.symbols}}
 
@@ -138,7 +98,7 @@ class Market:
         for key, choices in rates.items():
             if self.chance(0.5):
                 fields[key] = self.pick(choices)
-        if self.chance(0.3):
+        if self.chance(0.6 if self.venue == "impact" else 0.3):
             fields["depth"] = "0.5" if is_coin else self.pick(("3000", "50000"))
         if self.chance(0.3):
             fields["flow_budget"] = "0.3" if is_coin else self.pick(("1000", "10000"))
@@ -169,17 +129,20 @@ class Market:
         left = events
         while left > 0:
             self.now += self.pick(STEPS_NS) if not self.chance(0.01) else self.pick((3600, 90_000)) * 1000 * MS
-            for body in self.pick(kinds)():
+            # Who is stuck is tried again at each step: that is seen soon enough, and then somebody comes.
+            is_stuck = self.judge is not None and self.judge.shard.stuck
+            kind = self.rescue if is_stuck and self.chance(0.2) else self.pick(kinds)
+            for body in kind():
                 left -= 1
                 yield body if isinstance(body, bytes) else self.line(body)
 
     def kinds(self) -> dict[Callable[[], Iterator[Any]], int]:
         """Return what can happen, with how often it does."""
         return {
-            self.drift: 20, self.gap: 4, self.to_the_edge: 14, self.asset_moves: 6, self.funding: 3, self.trade: 18,
-            self.unpaired: 3, self.transfer: 7, self.withdraw_to_the_edge: 4, self.answers: 26, self.late_answer: 4,
-            self.stranger: 2, self.repeat: 3, self.pause: 2, self.resume: 3, self.change: 3, self.fund: 2,
-            self.broken_line: 2,
+            self.drift: 20, self.gap: 4, self.to_the_edge: 14, self.around_the_band: 4, self.asset_moves: 6,
+            self.funding: 3, self.trade: 18, self.unpaired: 3, self.newcomer: 1, self.transfer: 7,
+            self.withdraw_to_the_edge: 4, self.answers: 26, self.late_answer: 4, self.stranger: 2, self.repeat: 3,
+            self.pause: 2, self.resume: 3, self.change: 3, self.fund: 2, self.broken_line: 2,
         }  # fmt: skip
 
     def line(self, body: Document) -> bytes:
@@ -194,10 +157,13 @@ class Market:
     def opening(self) -> Iterator[Document]:
         """Yield prices, deposits and first trades."""
         for asset, price in self.prices.items():
-            if "price" not in self.risk["assets"][asset]:
+            if "price" not in self.risk["assets"][asset] and asset not in self.silent:
                 yield {"type": "asset_price", "asset": asset, "price": show(price)}
         for symbol, mark in self.marks.items():
-            yield {"type": "mark", "symbol": symbol, "price": show(mark)}
+            if symbol not in self.silent:
+                yield {"type": "mark", "symbol": symbol, "price": show(mark)}
+        if self.book is not None:
+            return
         for account in self.accounts:
             for asset in self.risk["assets"]:
                 if asset == "USDT" or self.chance(0.5):
@@ -221,24 +187,30 @@ class Market:
 
     # What can happen.
 
+    def speaking(self, names: Any) -> list[str]:
+        """Return the names whose prices the log shows by now; all of them where that would be none."""
+        if self.count >= self.silence_ends:
+            self.silent.clear()
+        return [name for name in sorted(names) if name not in self.silent] or sorted(names)
+
     def drift(self) -> Iterator[Document]:
         """A mark moves a little."""
-        symbol = self.pick(self.symbols)
+        symbol = self.pick(self.speaking(self.symbols))
         yield self.mark(symbol, self.marks[symbol] * (1 + Fraction(self.random.randint(-100, 100), 10_000)))
 
     def gap(self) -> Iterator[Document]:
         """A mark jumps."""
-        symbol = self.pick(self.symbols)
+        symbol = self.pick(self.speaking(self.symbols))
         moved = self.marks[symbol] * (1 + Fraction(self.random.choice((-40, -20, -10, -5, 5, 10, 20, 40)), 100))
-        start = decimal(INSTRUMENTS[symbol][1])
+        start = number(INSTRUMENTS[symbol][1])
         yield self.mark(symbol, min(max(moved, start / 20), start * 20))
 
     def mark(self, symbol: str, price: Fraction) -> Document:
         """Return a mark; now and then an old one, one too precise, or one with an index price."""
         decimals = INSTRUMENTS[symbol][0].get("mark_decimals", 5)
-        price = max(half_even(price, decimals), Fraction(1, 10**decimals))
-        self.marks[symbol] = price
-        body: Document = {"type": "mark", "symbol": symbol, "price": show(price)}
+        steps = max(round(price * 10**decimals), 1)
+        self.marks[symbol] = price = Fraction(steps, 10**decimals)
+        body: Document = {"type": "mark", "symbol": symbol, "price": text_of(steps, decimals)}
         if self.chance(0.03):
             body["ts"] = self.now - self.pick((1, MS, 3_000_000 * MS))
         if self.chance(0.05):
@@ -269,19 +241,50 @@ class Market:
         price, instrument = liquidation_price(book, row, index), book.instruments[index]
         if price is None:
             return None
-        start = decimal(INSTRUMENTS[instrument.symbol][1])
+        if instrument.symbol in self.silent:
+            return None
+        start = number(INSTRUMENTS[instrument.symbol][1])
         scale = Fraction(1, 10**instrument.price_decimals)
         edge = price * scale
         return (instrument.symbol, edge, instrument.mark_steps * scale) if start / 20 < edge < start * 20 else None
 
+    def around_the_band(self) -> Iterator[Document]:
+        """A mark goes to the edge of the price band, then one confirms it, contradicts it or strays as well.
+
+        The edge, a step within and a step beyond, of the mark in force and of the one that waits, with an index price
+        at just as fine a distance.
+        """
+        assert self.judge is not None
+        symbol = self.pick(self.speaking(self.symbols))
+        quote, band = self.judge.prices.marks[symbol], self.judge.oracle.policy("price_band", "0")
+        decimals = INSTRUMENTS[symbol][0].get("mark_decimals", 5)
+        start = number(INSTRUMENTS[symbol][1])
+        for _ in range(self.pick((1, 2, 3))):
+            base = Fraction(self.pick([value for value in (quote.value, quote.pending) if value] or [0]), SCALE)
+            if not band or not start / 20 < base < start * 20:
+                yield from self.drift()
+                return
+            price = half_even(base * (1 + self.pick((1, -1)) * min(band, Fraction(1, 2))), decimals)
+            price += self.pick((0, 1, -1)) * Fraction(1, 10**decimals)
+            body = self.mark(symbol, price)
+            if self.chance(0.2):
+                index = half_even(price / (1 + self.pick((1, -1)) * min(band, Fraction(1, 2))), 8)
+                body["index_price"] = show(max(index, Fraction(1, 10**8)))
+            yield body
+
     def asset_moves(self) -> Iterator[Document]:
         """The price of an asset moves, a stable one a little less."""
-        asset = self.pick(sorted(self.risk["assets"]))
+        asset = self.pick(self.speaking(self.risk["assets"]))
         spread = self.pick((5, 50, 300))
         price = self.prices[asset] * (1 + Fraction(self.random.randint(-spread, spread), 1000))
-        start = decimal(ASSETS[asset][1])
+        start = number(ASSETS[asset][1])
         self.prices[asset] = min(max(half_even(price, self.pick((2, 8))), start / 4), start * 4)
-        yield {"type": "asset_price", "asset": asset, "price": show(self.prices[asset]), "source": self.pick("xy")}
+        body = {"type": "asset_price", "asset": asset, "price": show(self.prices[asset])}
+        if self.chance(0.9):
+            body["source"] = self.pick("xyzw")
+        if self.chance(0.05):
+            body["price"] += "005" if "." in body["price"] else ".0000000000005"
+        yield body
 
     def funding(self) -> Iterator[Document]:
         """A funding payment."""
@@ -291,9 +294,10 @@ class Market:
     def qty(self, symbol: str, share: Fraction) -> str:
         """Return a quantity worth a share of a usual position, in lots."""
         fields, _, worth = INSTRUMENTS[symbol]
-        unit = decimal(fields["lot"]) * decimal(fields.get("multiplier", "1"))
+        lot = number(fields["lot"])
+        unit = lot * number(fields.get("multiplier", "1"))
         value = unit / self.marks[symbol] if "kind" in fields else unit * self.marks[symbol]
-        return show(max(1, int(worth * share / value)) * decimal(fields["lot"]))
+        return show(max(1, int(worth * share / value)) * lot)
 
     def trade(self) -> Iterator[Document]:
         """Two accounts trade with each other."""
@@ -317,6 +321,39 @@ class Market:
             qty = show(abs(held) * self.pick((1, 1, 2)))
         yield from self.fill(account, symbol, side, qty)
 
+    def rescue(self) -> Iterator[Document]:
+        """Somebody with deep pockets takes the other side of who cannot be closed: the next step can deleverage it."""
+        assert self.judge is not None
+        book = self.live
+        stuck = [row for row in sorted(self.judge.shard.stuck) if book.row_positions[row]]
+        if not stuck:
+            yield from self.drift()
+            return
+        row = self.pick(stuck)
+        for index, leg in book.row_positions[row][:]:
+            symbol = book.instruments[index].symbol
+            busy = {book.accounts[other] for other in self.judge.shard.episodes}
+            idle = [name for name in self.accounts if name not in busy and self.mode_of(name, symbol) != "isolated"]
+            size = book.position(row, index, leg)[0] * Fraction(1, 10) ** book.instruments[index].size_decimals
+            if size:
+                yield from self.take_side(self.pick(idle or self.accounts), symbol, -size * self.pick((1, 1, 2)))
+
+    def take_side(self, account: str, symbol: str, size: Fraction) -> Iterator[Document]:
+        """Yield a deposit worth a position, then the position."""
+        fields = INSTRUMENTS[symbol][0]
+        worth = abs(size) * decimal(fields.get("multiplier", "1"))
+        worth = worth / self.marks[symbol] if "kind" in fields else worth * self.marks[symbol]
+        amount = show(half_even(max(worth, Fraction(1)) * self.pick((1, 3)), 2))
+        yield {"type": "transfer", "account": account, "asset": fields["settle"], "amount": amount}
+        yield from self.fill(account, symbol, "buy" if size > 0 else "sell", show(abs(size)))
+
+    def newcomer(self) -> Iterator[Document]:
+        """An account opens."""
+        account = f"a{len(self.accounts):02}"
+        if len(self.accounts) < ACCOUNTS_MAX:
+            self.accounts.append(account)
+            yield self.deposit(account, "USDT")
+
     def held(self, account: str, symbol: str) -> Fraction:
         """Return what an account holds net and cross."""
         book = self.live
@@ -326,7 +363,7 @@ class Market:
 
     def fill(self, account: str, symbol: str, side: str, qty: str) -> Iterator[Document]:
         """Yield one account's side of a trade: net, on a hedge leg, or in a bucket that is first given its margin."""
-        mode = self.legs.setdefault((account, symbol), self.pick(("net", "net", "net", "hedge", "isolated")))
+        mode = self.mode_of(account, symbol)
         body: Document = {"type": "fill", "account": account, "symbol": symbol, "side": side, "qty": qty}
         fields = INSTRUMENTS[symbol][0]
         body["price"] = self.near(symbol, Fraction(self.random.randint(-20, 20), 10_000))
@@ -334,18 +371,25 @@ class Market:
             body["fee"] = self.pick(("0.5", "0.00000001", "-0.1", "0"))
         if mode == "isolated":
             body["isolated"] = True
-            margin = show(Fraction(self.random.randint(1, 300), 1000) * INSTRUMENTS[symbol][2])
             yield {
                 "type": "transfer",
                 "account": account,
                 "asset": fields["settle"],
-                "amount": margin,
+                "amount": self.bucket_margin(symbol),
                 "symbol": symbol,
             }
         if mode == "hedge":
             own, other = ("long", "short") if side == "buy" else ("short", "long")
             body["leg"] = other if self.leg_size(account, symbol, other) >= decimal(qty) and self.chance(0.4) else own
         yield body
+
+    def mode_of(self, account: str, symbol: str) -> str:
+        """Return how an account holds a symbol: net, on hedge legs, or isolated."""
+        return str(self.legs.setdefault((account, symbol), self.pick(("net", "net", "net", "hedge", "isolated"))))
+
+    def bucket_margin(self, symbol: str) -> str:
+        """Return what a bucket is given for one trade."""
+        return show(Fraction(self.random.randint(1, 300), 1000) * INSTRUMENTS[symbol][2])
 
     def leg_size(self, account: str, symbol: str, leg: str) -> Fraction:
         """Return the size of a hedge leg."""
@@ -358,8 +402,7 @@ class Market:
     def near(self, symbol: str, away: Fraction) -> str:
         """Return a fill price near the mark, with as many decimals as fills may have."""
         decimals = self.live.instruments[self.live.symbol_index[symbol]].price_decimals
-        price = half_even(self.marks[symbol] * (1 + away), decimals)
-        return show(max(price, Fraction(1, 10**decimals)))
+        return text_of(max(round(self.marks[symbol] * (1 + away) * 10**decimals), 1), decimals)
 
     def transfer(self) -> Iterator[Document]:
         """A deposit, or a withdrawal that need not be covered."""
@@ -471,7 +514,7 @@ class Market:
         """Parameters change."""
         what = self.pick(("policy", "policy", "instrument", "asset"))
         if what == "policy":
-            keys = self.random.sample(sorted(POLICY), 2)
+            keys = self.random.sample(GUARDS if self.chance(0.3) else sorted(POLICY), 2)
             yield {"type": "set_policy", **{key: self.pick(POLICY[key]) for key in keys}}
         elif what == "instrument":
             symbol = self.pick(self.symbols)
@@ -507,3 +550,9 @@ class Market:
         _, line, _ = next(islice(self.malformed, self.random.randint(0, 20), None))
         if len(line) < 100_000:
             yield line
+
+
+def text_of(steps: int, decimals: int) -> str:
+    """Return ``steps`` of 10**-decimals as a decimal string in its shortest form."""
+    digits = str(steps).rjust(decimals + 1, "0")
+    return f"{digits[:-decimals]}.{digits[-decimals:]}".rstrip("0").rstrip(".") if decimals else digits

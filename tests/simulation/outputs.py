@@ -1,28 +1,60 @@
 """What must hold at the moment an output is written, while the book still stands as it did when it was decided.
 
 ``Onlooker`` remembers what outputs and messages have said so far; a broken law raises ``Broken`` with its name, by
-which a plan is shrunk. What must hold between two messages is in ``invariants.py``.
+which a plan is shrunk. What must hold between two messages is in ``invariants.py``. Prices are those of the engine's
+book: they change only before anything is decided, and ``invariants.py`` compares them with a model of its own after
+each message.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from engine.core.book import INSURANCE_ROW, LEG_NAMES, Book
-from engine.core.margin import is_row_liquidatable
 from engine.core.shard import Shard
-from tests.reference import HoldingFigures
+from engine.edges.codec import encode
 from tests.reference_numbers import UNIT, decimal, show
-from tests.scenarios import CAUSES, DECISION, ENVELOPE, HOLDS, OUTCOMES, TOPICS, check_numbers, words
-from tests.simulation.oracle import Document, Oracle
+from tests.scenarios import (
+    CAUSES,
+    DECISION,
+    ENVELOPE,
+    HOLDS,
+    NULLABLE,
+    NUMBER_FIELDS,
+    OUTCOMES,
+    TOPICS,
+    check_numbers,
+    words,
+)
+from tests.simulation.oracle import Document, Figures, Oracle
+from tests.simulation.prices import Prices, Quote
 
 NS_PER_MS = 1_000_000
+UNIT_DECIMALS = 8
 # A waterfall retried at each simulated fill can say thousands of things; what says more than this goes on for ever.
-OUTPUTS_MAX = 10_000
+OUTPUTS_MAX = 50_000
+# Holds that run out; a pause or a warm-up never does.
+LIMITED = ("stale_mark", "price_band")
 PARTS = ("paid_by_insurance", "paid_by_adl", "paid_by_socialisation", "uncovered")
+
+# topic and type -> the fields it must have.
+REQUIRED = {
+    (topic, kind): {*ENVELOPE, *words(names)} - ({"file", "line"} if kind == "reject" else set())
+    for topic, records in TOPICS.items()
+    for kind, names in records.items()
+}
+# What ``check_numbers`` looks for one value at a time, found in the written line at once: a number that is no string,
+# or not in its shortest form.
+SHORTEST = r'"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?"'
+MISWRITTEN = re.compile(
+    rf'"(?:{"|".join(sorted({*NUMBER_FIELDS} - NULLABLE))})":(?!{SHORTEST})'
+    rf'|"(?:{"|".join(sorted(NULLABLE))})":(?!{SHORTEST}|null)'
+    rf'|[:,\[]-?\d+[.eE]|"-0"'.encode()
+)
 
 
 class Broken(AssertionError):
@@ -34,8 +66,11 @@ class Broken(AssertionError):
 
 
 def units(text: str) -> int:
-    """Return an amount of an output in units."""
-    return int(decimal(text) * UNIT)
+    """Return an amount in units; one with more than 8 decimals is none."""
+    whole, _, rest = text.partition(".")
+    if len(rest) > UNIT_DECIMALS:
+        raise ValueError(f"{text} has more than {UNIT_DECIMALS} decimals")
+    return int(whole + rest) * 10 ** (UNIT_DECIMALS - len(rest))
 
 
 @dataclass
@@ -57,6 +92,8 @@ class Story:
     waterfalls: int = 0
     equity_before: int = 0
     paid: int = 0
+    left_behind: bool = False
+    flights: list[Flight] = field(default_factory=list)
 
 
 class WatchedShard(Shard):
@@ -77,43 +114,33 @@ class Onlooker:
 
     shard: WatchedShard
     oracle: Oracle
-    # Every so many messages the oracle recomputes all rows, not only those that outputs speak of.
-    every: int = 8
+    prices: Prices
     checks: Counter[str] = field(default_factory=Counter)
     seq: int = 0
     messages: int = 0
     stories: dict[int, Story] = field(default_factory=dict)
     episodes: Counter[int] = field(default_factory=Counter)
     held: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+    held_since: dict[int, int] = field(default_factory=dict)
+    # Of each row the last hold that ended: its reason, its beginning, the output that said so.
+    released: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    called: set[int] = field(default_factory=set)
+    # Within a step a row may fall below the re-arm ratio, be deleveraged and cross again: of these either is right.
+    deleveraged: set[int] = field(default_factory=set)
     flights: dict[str, Flight] = field(default_factory=dict)
-    answers: set[tuple[Any, ...]] = field(default_factory=set)
+    # The last order of each position.
+    last_flights: dict[tuple[Any, ...], Flight] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
-    deposited: Counter[str] = field(default_factory=Counter)
     uncovered: Counter[str] = field(default_factory=Counter)
     fund: dict[str, int] = field(default_factory=dict)
     flows: dict[str, deque[tuple[int, Fraction]]] = field(default_factory=lambda: defaultdict(deque))
-    touched: set[int] = field(default_factory=set)
     liquidatable_before: set[int] = field(default_factory=set)
     decision: Document | None = None
     started: list[Fraction] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     message: Document = field(default_factory=dict)
-    paused_before: set[str] = field(default_factory=set)
-    waiting: int | None = None
-    answered: tuple[Flight, Fraction, bool] | None = None
-    accepted_ids: set[tuple[Any, ...]] = field(default_factory=set)
-    had_position: set[int] = field(default_factory=set)
-    marks_ts: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Begin with what a loaded book brought."""
-        book = self.book
-        self.seq = self.shard.seq
-        for index, asset in enumerate(book.assets):
-            self.deposited[asset.name] = book.transfers[index]
-            self.fund[asset.name] = book.wallet(INSURANCE_ROW, index)
-            self.uncovered[asset.name] = -book.system["$bad_debt"][index]
-        self.episodes.update(self.shard.episode_counts)
+    # The price that the message under way shows, which the model learns of once it was accepted.
+    showing: Quote | None = None
 
     @property
     def book(self) -> Book:
@@ -134,18 +161,24 @@ class Onlooker:
         """Return the row an output speaks of."""
         return self.book.row_index[body["account"], body.get("bucket", "")]
 
-    def figures(self, row: int) -> HoldingFigures:
-        """Return the oracle's figures of a row."""
-        return self.oracle.figures(row)
+    # What the log has shown, by the model of prices.
 
-    def rows(self) -> range:
-        """Return all rows but the fund's."""
-        return range(1, len(self.book.accounts))
+    def is_priced(self, row: int) -> bool:
+        """Return whether every price the row depends on is known."""
+        return self.prices.all_seen or all(quote.value or quote is self.showing for quote in self.quotes(row))
 
-    def liquidatable_rows(self) -> set[int]:
-        """Return the rows the engine says must be liquidated."""
-        book = self.book
-        return {row for row in self.rows() if book.is_priced(row) and is_row_liquidatable(book, row)}
+    def is_warm(self, row: int) -> bool:
+        """Return whether the log has shown every price the row depends on."""
+        return self.prices.all_seen or all(quote.is_seen or quote is self.showing for quote in self.quotes(row))
+
+    def quotes(self, row: int) -> list[Quote]:
+        """Return the prices that a row's equity depends on: its marks, what they settle in, its balances."""
+        book, model = self.book, self.prices
+        symbols = {symbol for symbol, _ in book.row_positions[row]}
+        assets = {book.settle[symbol] for symbol in symbols}
+        assets |= {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
+        marks = [model.marks[book.instruments[symbol].symbol] for symbol in symbols]
+        return marks + [model.assets[book.assets[asset].name] for asset in assets]
 
     # Each output, while the book stands as it did when it was decided.
 
@@ -154,36 +187,56 @@ class Onlooker:
         kind = body["type"]
         self.seq += 1
         self.kinds[kind] += 1
-        self.law("a step ends", self.kinds.total() <= OUTPUTS_MAX, f"the last of {self.kinds}: {body}")
+        self.law("a step ends", self.kinds.total() <= OUTPUTS_MAX, kind)
         self.law("seq", (body["seq"], body["output_id"]) == (self.seq, f"0-{self.seq}"), body)
-        required = set(words(TOPICS[topic][kind])) - ({"file", "line"} if kind == "reject" else set())
-        missing = {*ENVELOPE, *required} - set(body)
-        self.law("fields", not missing and body["ts"] == self.shard.clock, f"{kind} lacks {missing}")
-        check_numbers(body)
-        if kind != "reject" and "account" in body:
-            self.law("key", key == body["account"], body)
-            self.touched.add(self.row_of(body))
+        is_whole = REQUIRED[topic, kind] <= body.keys() and body["ts"] == self.shard.clock
+        self.law("fields", is_whole, body)
+        if kind == "reject":
+            check_numbers(body)
+        else:
+            self.law("numbers are written exactly", not MISWRITTEN.search(encode(body)), body)
+            self.law("key", "account" not in body or key == body["account"], body)
         judge = getattr(self, f"on_{kind}", None)
         if judge is not None:
             judge(body)
 
+    def check_stated(self, body: Document) -> Figures:
+        """Check the figures that an output states of a row, and return the oracle's."""
+        figures = self.oracle.row(self.row_of(body))
+        stated = units(body["equity"]), units(body["maintenance_margin"])
+        self.law("stated figures", stated == figures[:2], (body, figures))
+        return figures
+
+    def on_margin_call(self, body: Document) -> None:
+        """A call is made once per crossing of the call ratio, at true figures, of an account that is warm."""
+        row, figures = self.row_of(body), self.check_stated(body)
+        self.law("no call without need", self.is_at_ratio(*figures[:2], "margin_call_ratio", "0.8"), body)
+        self.law("one call per crossing", row not in self.called or row in self.deleveraged, body)
+        self.deleveraged.discard(row)
+        self.law("nobody cold is called", self.is_warm(row), body)
+        self.called.add(row)
+
+    def is_at_ratio(self, equity: int, maintenance: int, key: str, default: str) -> bool:
+        """Return whether MM / E has reached a ratio of the policy."""
+        return maintenance > 0 and (equity <= 0 or maintenance >= self.oracle.policy(key, default) * equity)
+
     def on_liquidation_started(self, body: Document) -> None:
         """Only the unhealthy are liquidated, one episode at a time, each under its next number."""
-        row = self.row_of(body)
-        figures = self.figures(row)
-        equity, maintenance = figures.equity_units, figures.maintenance_units
-        stated = units(body["equity"]), units(body["maintenance_margin"])
-        self.law("figures of a start", stated == (equity, maintenance), body)
-        unhealthy = self.oracle.is_liquidatable(figures) or self.oracle.is_insolvent(row)
+        row, oracle = self.row_of(body), self.oracle
+        equity, maintenance, _ = self.check_stated(body)
+        unhealthy = oracle.is_liquidatable(equity, maintenance) or oracle.is_insolvent(row)
         self.law("no healthy account is liquidated", unhealthy, body)
         self.law("one episode at a time", row not in self.stories, body)
         self.law("nobody held is liquidated", row not in self.held and not self.is_paused(row), body)
-        self.law("nobody cold is liquidated", self.book.is_warm(row), body)
+        self.law("nobody cold is liquidated", self.is_warm(row), body)
         self.law("cause", body["cause"] in CAUSES, body)
         self.episodes[row] += 1
         expected = f"{self.name(row)}/{self.episodes[row]}"
         self.law("liquidation id", body["liquidation_id"] == expected, f"{body} instead of {expected}")
         self.stories[row] = Story(expected)
+        # Without margin it is a debt that is dealt with, and the call of the last positions is over.
+        if not self.is_at_ratio(equity, maintenance, "margin_call_rearm", "0.75"):
+            self.called.discard(row)
         if maintenance > 0:
             self.started.append(Fraction(equity, maintenance))
 
@@ -215,21 +268,20 @@ class Onlooker:
         change = decimal(body["qty"]) * (1 if body["side"] == "buy" else -1)
         self.law("reduce-only", held * change < 0 and 0 < abs(change) <= abs(held), f"{held} held: {body}")
         self.law("order terms", (body["time_in_force"], body["reduce_only"]) == ("IOC", True), body)
-        for other in self.flights.values():
-            twin = all(other.order.get(key) == body.get(key) for key in ("account", "bucket", "symbol", "leg"))
-            if twin and other.order["type"] == "liquidation_order":
-                is_over = other.is_over or other.due <= self.shard.clock
-                self.law("no second order for what is in flight", is_over, (other.order["order_id"], body["order_id"]))
-        self.law("no order without equity", book.equity(row) > 0, body)
+        before = self.last_flights.get((row, symbol, leg))
+        is_over = before is None or before.is_over or before.due <= self.shard.clock
+        self.law("no second order for what is in flight", is_over, (before, body))
+        figures = self.oracle.row(row)
+        self.law("no order without equity", figures.equity > 0, body)
         price, stale_ns = book.marks[symbol], int(self.oracle.policy("mark_stale_ms", "0")) * NS_PER_MS
         is_fresh = not price.pending and (stale_ns == 0 or self.shard.clock - price.ts <= stale_ns)
         self.law("no order at a mark nobody stands behind", is_fresh, f"{price}: {body}")
-        bankruptcy = self.oracle.bankruptcy_price(row, body["symbol"], body.get("leg", "net"))
+        bankruptcy = self.oracle.bankruptcy_price(figures, symbol, leg)
         expected = None if bankruptcy is None else show(bankruptcy)
         self.law("bankruptcy price", body["bankruptcy_price"] == expected, f"{body} instead of {expected}")
         self.check_limit(body, symbol)
-        self.check_budget(body, row, symbol)
-        self.fly(body, abs(change))
+        self.check_budget(body, figures, symbol)
+        self.last_flights[row, symbol, leg] = self.fly(body, abs(change), story)
 
     def on_collateral_sale(self, body: Document) -> None:
         """Sells what is there, on the grid of the asset, for another asset."""
@@ -244,12 +296,14 @@ class Onlooker:
         keep = 1 - decimal(fields[body["asset"]].get("slippage", "0"))
         proceeds = decimal(body["amount"]) * rate * keep * 10 ** int(fields[body["for_asset"]].get("decimals", 8))
         self.law("a sale brings something", proceeds >= 1, body)
-        self.fly(body, decimal(body["amount"]))
+        self.fly(body, decimal(body["amount"]), story)
 
-    def fly(self, body: Document, amount: Fraction) -> None:
+    def fly(self, body: Document, amount: Fraction, story: Story) -> Flight:
         """Remember an order that is now in flight."""
         due = self.shard.clock + int(self.oracle.policy("order_timeout_ms", "5000")) * NS_PER_MS
-        self.flights[body["order_id"]] = Flight(body, due, amount)
+        flight = self.flights[body["order_id"]] = Flight(body, due, amount)
+        story.flights.append(flight)
+        return flight
 
     def check_order(self, body: Document, story: Story) -> None:
         """An order has its next number, a decision, and nobody forbids it."""
@@ -265,18 +319,14 @@ class Onlooker:
 
     def check_decision(self, row: int, decision: Document) -> None:
         """A decision states the oracle's figures; a cheapest plan reaches the target, and with no lot less."""
-        figures, oracle = self.figures(row), self.oracle
+        figures, oracle = self.oracle.row(row), self.oracle
         stated = units(decision["equity"]), units(decision["maintenance_margin"])
-        self.law("figures of a decision", stated == (figures.equity_units, figures.maintenance_units), decision)
-        plan = decision["plan"]
+        self.law("figures of a decision", stated == figures[:2], decision)
+        plan = decision["wanted"] if "wanted" in decision else decision["plan"]
         closes = [order for order in plan if "symbol" in order]
         if len(closes) < len(plan) or not closes or oracle.word("partial", "cheapest") != "cheapest":
             return
-        budgets = [
-            oracle.risk["instruments"][position["symbol"]].get("flow_budget", "none")
-            for position in decision["positions"]
-        ]
-        if closes[0]["stage"] != "partial" or any(budget != "none" for budget in budgets):
+        if closes[0]["stage"] != "partial":
             return
         self.law("partial closes suffice", oracle.has_target(*oracle.after_closes(row, closes)), decision)
         if oracle.policy("min_notional", "0"):
@@ -291,7 +341,7 @@ class Onlooker:
         book = self.book
         mark = Fraction(book.marks[symbol].value, 10 ** book.instruments[symbol].price_decimals)
         band, limit = self.oracle.policy("limit_band", "0.05"), decimal(body["limit_price"])
-        tick = decimal(self.oracle.risk["instruments"][body["symbol"]]["price_tick"])
+        tick = self.oracle.terms[body["symbol"]].price_tick
         self.law("limit on the tick", (limit / tick).denominator == 1, body)
         bankruptcy = body["bankruptcy_price"]
         if body["side"] == "sell":
@@ -302,38 +352,42 @@ class Onlooker:
             edge = ceiling if bankruptcy is None else min(ceiling, decimal(bankruptcy))
             self.law("limit", edge - tick < limit <= edge, f"{edge}: {body}")
 
-    def check_budget(self, body: Document, row: int, symbol: int) -> None:
+    def check_budget(self, body: Document, figures: Figures, symbol: int) -> None:
         """What was sent of a symbol within the window stays within its budget, but for emergencies."""
         oracle, book = self.oracle, self.book
         terms, flow = oracle.terms[body["symbol"]], self.flows[body["symbol"]]
-        mark, qty = oracle.market().mark(body["symbol"]), decimal(body["qty"])
-        flow.append((self.shard.clock, qty * terms.multiplier * (1 / mark if terms.is_inverse else mark)))
+        mark = Fraction(book.marks[symbol].value, 10 ** book.instruments[symbol].price_decimals)
+        flow.append(
+            (self.shard.clock, decimal(body["qty"]) * terms.multiplier * (1 / mark if terms.is_inverse else mark))
+        )
         window = int(oracle.policy("flow_window_ms", "1000")) * NS_PER_MS
         budget = oracle.risk["instruments"][body["symbol"]].get("flow_budget", "none")
         ratio = oracle.policy("emergency_ratio", "0")
-        if budget != "none" and book.equity(row) >= ratio * book.maintenance(row):
+        if budget != "none" and figures.equity >= ratio * figures.maintenance:
             sent = sum(notional for ts, notional in flow if ts > self.shard.clock - window)
             self.law("flow budget", sent <= decimal(budget), f"{sent} of {budget}: {body['order_id']}")
 
     def on_liquidation_ended(self, body: Document) -> None:
         """An episode ends healthy or empty, with nothing in flight, and the books of its waterfall closed."""
         row, story, book = self.row_of(body), self.story(body), self.book
-        figures = self.figures(row)
-        self.law("equity of an end", units(body["equity"]) == figures.equity_units, body)
+        equity, maintenance, _ = self.oracle.row(row)
+        self.law("equity of an end", units(body["equity"]) == equity, body)
         self.law("outcome", body["outcome"] in OUTCOMES, body)
         if body["outcome"] == "healthy":
-            met = self.oracle.has_target(figures.equity_units, figures.maintenance_units)
-            self.law("healthy means healthy", met, (body, figures.maintenance_units))
+            self.law("healthy means healthy", self.oracle.has_target(equity, maintenance), (body, maintenance))
         else:
-            self.law("an end leaves nothing", not book.row_positions[row] and figures.equity_units >= 0, body)
+            self.law("an end leaves nothing", not book.row_positions[row] and equity >= 0, body)
         self.law("nothing in flight at the end", not self.shard.episodes[row].orders, body)
         if story.waterfalls == 1 and not self.shard.episodes[row].remaining:
             deficit = max(-story.equity_before, 0)
-            self.law("deficit of a waterfall", story.paid == deficit, f"{story.paid} of {deficit}: {body}")
+            # A position that had to stay, its mark being stale, keeps its part of the loss.
+            as_told = story.paid <= deficit if story.left_behind else story.paid == deficit
+            self.law("deficit of a waterfall", as_told, f"{story.paid} of {deficit}: {body}")
         del self.stories[row]
-        for flight in self.flights.values():
-            if flight.order["liquidation_id"] == body["liquidation_id"]:
-                flight.is_over = True
+        for flight in story.flights:
+            flight.is_over = True
+        if not self.is_at_ratio(equity, maintenance, "margin_call_rearm", "0.75"):
+            self.called.discard(row)
 
     def on_bad_debt(self, body: Document) -> None:
         """The four parts add up to the deficit; what is uncovered is remembered against ``$bad_debt``."""
@@ -355,7 +409,7 @@ class Onlooker:
         if body["cause"] in ("liquidation_fee", "surplus"):
             # Where the asset has a haircut or a price, roundings may take a unit more.
             row = self.row_of({"account": body["account"], "bucket": self.bucket_of(body["liquidation_id"])})
-            self.law("fees take what is there", change > 0 and self.book.equity(row) >= -1, body)
+            self.law("fees take what is there", change > 0 and self.oracle.row(row).equity >= -1, body)
 
     def bucket_of(self, liquidation_id: str) -> str:
         """Return the bucket of an open episode."""
@@ -372,18 +426,39 @@ class Onlooker:
         self.law("fund keeps its floor", self.oracle.fund_equity() >= floor - slack, body)
 
     def on_liquidation_held(self, body: Document) -> None:
-        """A hold has a reason of the list; an equal one is said again only by one that ran out."""
-        row = self.row_of(body)
-        self.law("reason of a hold", body["reason"] in HOLDS, body)
-        self.held[row] = body["reason"], body.get("symbol")
+        """A hold has a reason of the list; one that follows another of the same reason at once goes on counting."""
+        row, reason = self.row_of(body), body["reason"]
+        self.law("reason of a hold", reason in HOLDS, body)
+        before, since, seq = self.released.get(row, ("", 0, 0))
+        goes_on = row not in self.held and before == reason and seq + 1 == self.seq
+        # What is fresh is acted on once the wait is over: who is held again then has nothing fresh, and waits anew.
+        self.held_since[row] = since if goes_on and not self.is_over(reason, since) else self.shard.clock
+        self.held[row] = reason, body.get("symbol")
+
+    def is_over(self, reason: str, since: int) -> bool:
+        """Return whether a hold of a limited reason has lasted its time."""
+        limit = int(self.oracle.policy("max_hold_ms", "60000")) * NS_PER_MS
+        return reason in LIMITED and limit > 0 and self.shard.clock >= since + limit
 
     def on_liquidation_released(self, body: Document) -> None:
         """Only who was held is released, and of that."""
         row = self.row_of(body)
         self.law("release of a hold", self.held.pop(row, None) == (body["reason"], body.get("symbol")), body)
+        self.released[row] = body["reason"], self.held_since[row], self.seq
 
     def on_policy_changed(self, body: Document) -> None:
         """Says who crossed because of it; from here on the oracle goes by the new parameters."""
+        # What was forgotten under a shorter window of the flow budget does not count under a longer one.
+        start = self.shard.clock - int(self.oracle.policy("flow_window_ms", "1000")) * NS_PER_MS
+        for flow in self.flows.values():
+            while flow and flow[0][0] <= start:
+                flow.popleft()
         self.oracle.change(self.message)
         crossed = sorted({self.book.accounts[row] for row in self.liquidatable_rows() - self.liquidatable_before})
         self.law("who crossed", body["crossed"] == crossed, f"{body} instead of {crossed}")
+
+    def liquidatable_rows(self) -> set[int]:
+        """Return the rows that must be liquidated at the prices in force."""
+        oracle, book = self.oracle, self.book
+        rows = (row for row in range(1, len(book.accounts)) if self.is_priced(row))
+        return {row for row in rows if oracle.is_liquidatable(*oracle.row(row)[:2])}

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 FAILURES = Path(__file__).parent / "failures"
-# A run of a shrunk plan takes a few milliseconds, one of a whole plan a few hundred: this bounds the wait.
-SHRINK_RUNS_MAX = 1500
+# A message takes half a millisecond, so this bounds the wait to about a minute.
+SHRINK_MESSAGES_MAX = 120_000
 
 Document = dict[str, Any]
 
@@ -77,13 +77,13 @@ def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
 
     Halves first, then ever smaller runs, the latest first: what happens last is most often what matters.
     """
-    lines, length, runs = plan.lines, max(len(plan.lines) // 2, 1), 0
-    while length and runs < SHRINK_RUNS_MAX:
+    lines, length, messages = plan.lines, max(len(plan.lines) // 2, 1), 0
+    while length and messages < SHRINK_MESSAGES_MAX:
         stop, removed = len(lines), False
-        while stop > 0 and runs < SHRINK_RUNS_MAX:
+        while stop > 0 and messages < SHRINK_MESSAGES_MAX:
             start = max(stop - length, 0)
             shorter = lines[:start] + lines[stop:]
-            runs += 1
+            messages += len(shorter)
             if breaks(replace(plan, lines=shorter)):
                 lines, removed = shorter, True
             stop = start
