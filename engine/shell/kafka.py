@@ -222,7 +222,8 @@ class Writer:
             sent: list[asyncio.Future[Any]] = []
             try:
                 for line in lines:
-                    sent.append(await send(self.producer, self.kafka, partition, line))
+                    future = await send(self.producer, self.kafka, partition, line)
+                    sent.append(future)
             except IllegalOperation:
                 # The producer has failed meanwhile; what was handed over before knows of what.
                 await asyncio.gather(*sent)
