@@ -19,14 +19,17 @@ from engine.shell.kafka import Reader
 # How long a reader's call may take without a record; only how soon an idle reader notices its end depends on it.
 POLL_MS = 200
 READ_MAX = 500
+# The least time between two looks at whether a reader has stuck.
+WATCH_S = 0.1
 
 
 class Inbox:
     """Records that were read and not yet taken."""
 
-    def __init__(self, readers: Sequence[Reader], *, pending_max: int) -> None:
+    def __init__(self, readers: Sequence[Reader], *, pending_max: int, progress_s: float) -> None:
         self.readers = readers
         self.pending_max = pending_max
+        self.progress_s = progress_s
         self.pending: deque[Any] = deque()
         self.arrived = asyncio.Event()
         self.has_room = asyncio.Event()
@@ -37,7 +40,8 @@ class Inbox:
 
     def open(self) -> None:
         """Begin to read."""
-        self.tasks = [asyncio.create_task(self._read(index, reader)) for index, reader in enumerate(self.readers)]
+        work = [self._read(index, reader) for index, reader in enumerate(self.readers)]
+        self.tasks = [asyncio.create_task(part) for part in (*work, self._watch())]
 
     async def _read(self, index: int, reader: Reader) -> None:
         try:
@@ -59,9 +63,9 @@ class Inbox:
     async def take(self, count_max: int, *, wait_s: float) -> list[Any]:
         """Return what waits, at most ``count_max``, as soon as there is something; [] after ``wait_s`` without.
 
-        Raises what a reader failed with.
+        Raises what a reader failed with, and BrokerError where one has stuck.
         """
-        self._check_readers()
+        self._check_tasks()
         if not self.pending:
             self.arrived.clear()
             try:
@@ -75,20 +79,24 @@ class Inbox:
             self.has_room.set()
         return taken
 
-    async def check_progress(self, seconds: float) -> None:
-        """Raise BrokerError where a reader has had nothing for so long although records wait for it at the broker.
+    async def _watch(self) -> None:
+        """End with BrokerError where a reader has had nothing for ``progress_s`` although records wait for it.
 
         A consumer can stick without a word; starting over is what helps.
         """
-        for index, reader in enumerate(self.readers):
-            if time.monotonic() < self.heard_s[index] + seconds:
-                continue
-            behind = await reader.behind()
-            if behind:
-                raise BrokerError(f"no record in {seconds:g} s, although some wait: {behind}")
-            self.heard_s[index] = time.monotonic()
+        while True:
+            # Never at once again: a reader that is held back is overdue for as long as that lasts.
+            await asyncio.sleep(max(0.0, min(self.heard_s) + self.progress_s - time.monotonic()) + WATCH_S)
+            for index, reader in enumerate(self.readers):
+                if time.monotonic() < self.heard_s[index] + self.progress_s or not self.has_room.is_set():
+                    # It had something, or is being held back.
+                    continue
+                behind = await reader.behind()
+                if behind:
+                    raise BrokerError(f"no record in {self.progress_s:g} s, although some wait: {behind}")
+                self.heard_s[index] = time.monotonic()
 
-    def _check_readers(self) -> None:
+    def _check_tasks(self) -> None:
         for task in self.tasks:
             if task.done():
                 task.result()

@@ -77,7 +77,6 @@ class Session:
         if self.is_due():
             await self.commit()
             self.snapshots.tend(self.fold)
-        await self.inbox.check_progress(self.config.deadlines.progress_s)
 
     async def drain(self) -> None:
         """Commit what is applied."""

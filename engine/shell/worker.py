@@ -155,7 +155,9 @@ class Worker:
             for topics in (ACCOUNT_TOPICS, PRICE_TOPICS):
                 part = {place: offset for place, offset in offsets.items() if place.topic in topics}
                 readers.append(await stack.enter_async_context(self.kafka.reader(part, what=" and ".join(topics))))
-            inbox = Inbox(readers, pending_max=self.config.batch.pending_max)
+            inbox = Inbox(
+                readers, pending_max=self.config.batch.pending_max, progress_s=self.config.deadlines.progress_s
+            )
             stack.push_async_callback(self.snapshots.close)
             stack.push_async_callback(inbox.close)
             inbox.open()
