@@ -115,7 +115,8 @@ def mark_overflows(book: Book, symbol: int, mark: int, asset_price: int) -> bool
 
 def asset_price_overflows(book: Book, asset: int, price: int) -> bool:
     """Return whether the largest balance or position that depends on an asset's price would leave int64."""
-    largest = max(map(abs, book.wallets[asset].balances[: len(book.accounts)].tolist()), default=0)
+    balances = book.wallets[asset].balances[: len(book.accounts)]
+    largest = max(int(balances.max()), -int(balances.min()))
     if price > POSITION_UNITS_MAX or largest * price // UNIT > INT64_BOUND:
         return True
     return any(

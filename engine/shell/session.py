@@ -105,7 +105,9 @@ class Session:
         if not batch.places:
             return now >= self.committed_s + self.config.heartbeat_ms / 1000
         is_old = now >= self.opened_s + self.config.batch.interval_ms / 1000
-        return bool(batch.lines) or is_old or len(batch.places) >= self.config.batch.records_max
+        # What has gone out already does not wait for the commit.
+        is_awaited = bool(batch.lines) and self.plain is None
+        return is_awaited or is_old or len(batch.places) >= self.config.batch.records_max
 
     async def commit(self) -> None:
         """Commit the open batch: its outputs (or that the broker has them), its order record, its input offsets."""

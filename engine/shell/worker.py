@@ -110,8 +110,9 @@ class Worker:
         data = encode_genesis(genesis)
         journal_offset = await self.writer.commit(self.shard, [journal_line(self.shard, data)], first)
         position = Position(0, record_hash(data), {topic: dict(of) for topic, of in offsets.items()}, journal_offset)
-        self.enter("began", accounts=len(self.origin.new_shard().book.accounts))
-        return Fold(self.origin.new_shard(), position, logical=self.kafka.logical)
+        shard = self.origin.new_shard()
+        self.enter("began", accounts=len(shard.book.accounts))
+        return Fold(shard, position, logical=self.kafka.logical)
 
     async def check_no_past(self, inputs: Sequence[Place]) -> None:
         """Raise InputError where outputs, committed offsets or deleted records show that there was a journal."""
