@@ -308,6 +308,22 @@ async def test_sigterm_commits_what_was_applied_and_ends_well(deployment: Deploy
         await deployment.check_exact(shard)
 
 
+@broker
+async def test_the_batch_in_hand_is_committed_before_the_end(deployment: Deployment) -> None:
+    """A batch may stay open for a second here; told to end, the shard does not wait for that, nor throw it away."""
+    await deployment.write(batch={"interval_ms": 1000}).create_topics()
+    tell = Clock()
+    async with running(deployment) as run:
+        await deployment.send(*[tell(mark(str(100 - number))) for number in range(5)])
+
+        async def is_applied() -> bool:
+            return run.worker().status.records == 5
+
+        await until(is_applied)
+        assert await run.drain() == 0
+    assert sum(batch[4] for entry in (await deployment.journal())[1:] for batch in entry["runs"]) == 5
+
+
 @pytest.fixture
 def hanging(fake: Fake, tmp_path: Path) -> Iterator[tuple[Deployment, Fake]]:
     """Yield a cluster whose broker can be made to answer nothing, and the broker; at the end it answers again."""
@@ -721,6 +737,17 @@ def test_an_audit_of_a_whole_day_finds_nothing_and_counts_it(desk: Finished) -> 
     }
     code, out = desk.audit()
     assert (code, out.count("all as it must be")) == (0, 1)
+
+
+@broker
+def test_an_audit_can_begin_at_a_snapshot_and_then_counts_only_what_came_after_it(desk: Finished) -> None:
+    """The snapshot of noon has 300 of the 707 inputs in it."""
+    (path,) = (desk.deployment.folder / "snapshots").iterdir()
+    code, out = desk.audit("--since", str(path), "--shards", "0", "--json")
+    (found,) = json.loads(out)["shards"]
+    batch = decode_snapshot(path.read_bytes()).position.batch
+    assert (code, found["difference"], found["inputs"]) == (0, None, 407)
+    assert found["batches"] == len(asyncio.run(desk.deployment.journal())) - 1 - batch
 
 
 Reading = Callable[[list[Any]], list[Any]]
@@ -1356,10 +1383,17 @@ async def test_a_consumer_that_gets_no_answers_any_more_is_found_out(fake: Fake,
     await deployment.create_topics()
     tell = Clock()
     async with running(deployment) as run:
-        await deployment.send(tell(mark("100")))
-        await deployment.wait_for_batch(1)
-        fake.faults.before("Fetch", action=delay(3600), times=FOREVER)
-        await deployment.send(tell(mark("99")), tell(mark("98")))
+        await deployment.feed(tell(mark("100")))
+        client = f"liq-engine-{deployment.name}"
+        fake.faults.before("Fetch", action=delay(3600), times=FOREVER, client=client)
+        # The fetch that was waiting at the broker when the fault began still gets its answer.
+        await deployment.send(tell(mark("99")))
+
+        async def is_taken() -> bool:
+            return run.worker().status.records == 2
+
+        await until(is_taken)
+        await deployment.send(tell(mark("98")))
 
         async def is_said() -> bool:
             return bool(log("halted", "no record in 2 s, although some wait"))
@@ -1418,6 +1452,30 @@ async def test_a_quiet_market_is_no_stuck_consumer(deployment: Deployment, log: 
 
         await until(has_been_quiet)
     assert not log("halted")
+
+
+@broker
+async def test_work_goes_on_while_it_is_asked_whether_a_quiet_reader_is_stuck(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fill for two seconds, and the broker is slow to say that there is none: the marks must not wait for that."""
+    deployment.write(deadlines={"commit_s": 1, "progress_s": 2})
+    await deployment.create_topics()
+    tell = Clock()
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Reader) -> dict[Any, int]:
+        is_asked.set()
+        await may_answer.wait()
+        return {}
+
+    monkeypatch.setattr(Reader, "behind", slow)
+    async with running(deployment):
+        await asyncio.wait_for(is_asked.wait(), DEADLINE_S)
+        try:
+            await deployment.feed(tell(mark("100")))
+        finally:
+            may_answer.set()
 
 
 # --- what cannot be read

@@ -7,7 +7,7 @@ wrote (``book_dump.py``) carries exact costs and the ``$`` accounts, and loads a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,7 +50,7 @@ class Place:
 
     def at(self, part: str) -> Place:
         """Return a place further down."""
-        return replace(self, path=f"{self.path}.{part}" if self.path else part)
+        return Place(self.file, f"{self.path}.{part}" if self.path else part, self.is_exact)
 
     def fail(self, value: object, rule: str) -> NoReturn:
         """Raise InputError with file, place, value and rule."""

@@ -18,11 +18,10 @@ from random import Random
 
 from engine.edges.journal import JOURNAL_TOPIC
 from engine.tools.kafka_broker import Broker
+from tests.brokers import clients
 from tests.service.checker import Difference, Verdict, check_all
 from tests.service.harness import (
-    DEADLINE_S,
     ENGINE,
-    POLL_S,
     ROOT,
     TABLES,
     Deployment,
@@ -134,9 +133,11 @@ class Campaign:
     async def until_written(self, records: int) -> None:
         """Return once the journals are so much longer, records of open transactions included."""
         target = await self.traffic.undecided(JOURNAL_TOPIC) + records
-        async with asyncio.timeout(DEADLINE_S):
-            while await self.traffic.undecided(JOURNAL_TOPIC) < target:
-                await asyncio.sleep(POLL_S)
+
+        async def is_written() -> bool:
+            return await self.traffic.undecided(JOURNAL_TOPIC) >= target
+
+        await clients.until(is_written)
 
     async def finish(self) -> list[Verdict]:
         """Let everything be taken and answered, stop in good order, and check all that was written."""
@@ -200,7 +201,13 @@ async def command(deployment: Deployment, *arguments: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def campaign(
-    folder: Path, bootstrap: str, *, seed: int, inputs_per_shard: int, tables: Tables = TABLES, program: Sequence[str] = ENGINE
+    folder: Path,
+    bootstrap: str,
+    *,
+    seed: int,
+    inputs_per_shard: int,
+    tables: Tables = TABLES,
+    program: Sequence[str] = ENGINE,
 ) -> AsyncIterator[Campaign]:
     """Yield a campaign with its first instance live."""
     workload = make_workload(seed=seed, inputs_per_shard=inputs_per_shard, shards=SHARDS)

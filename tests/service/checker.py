@@ -42,7 +42,7 @@ class Difference(AssertionError):
     """What a shard wrote is not what its inputs call for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """A record as any client reads it."""
 
@@ -229,7 +229,4 @@ async def read_partition(deployment: Deployment, place: TopicPartition) -> list[
 
 async def check_all(deployment: Deployment) -> list[Verdict]:
     """Return what each shard of a deployment at rest has done; raises Difference."""
-    verdicts = []
-    for evidence in await gather(deployment):
-        verdicts.append(judge(evidence, origin_of(deployment.config, evidence.shard).new_shard))
-    return verdicts
+    return [judge(one, origin_of(deployment.config, one.shard).new_shard) for one in await gather(deployment)]

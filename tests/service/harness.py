@@ -34,7 +34,7 @@ from engine.edges.journal import JOURNAL_TOPIC, Genesis, decode_journal
 from engine.edges.service_config import ServiceConfig, load_service
 from engine.edges.topics import TOPICS, expected_settings, partition_count
 from engine.tools.kafka_broker import GUARD
-from tests.brokers.clients import BACKOFF_MS, consumer, new_producer, new_topic, unique
+from tests.brokers.clients import consumer, new_producer, new_topic, unique
 from tests.service.workload import INPUT_TOPICS, Line, Venue, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,16 +90,8 @@ class Deployment:
 async def new_deployment(
     folder: Path, bootstrap: str, workload: Workload, *, shards: int, tables: Tables = TABLES
 ) -> Deployment:
-    """Write service file and book, create the topics with the declared settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = unique("chaos")
-    service = {"cluster": name, "shards": shards, "risk": str(default_risk_path()), "book": "book.json"}
-    kafka = {"bootstrap_servers": bootstrap, "topic_prefix": f"{name}."}
-    whole = {**tables, "service": {**service, **tables["service"]}, "kafka": {**kafka, **tables["kafka"]}}
-    (folder / "service.toml").write_text(toml_text(whole))
-    workload.write_book(folder / "book.json")
-    # Without the environment: a broker that it names is the one that ``bootstrap`` was taken from.
-    deployment = Deployment(folder, load_service(folder / "service.toml", {}), workload)
+    """Write the deployment's files and create its topics with the declared settings."""
+    deployment = written(folder, bootstrap, workload, shards=shards, tables=tables)
     for spec in TOPICS:
         await new_topic(
             bootstrap,
@@ -108,6 +100,19 @@ async def new_deployment(
             name=deployment.name(spec.name),
         )
     return deployment
+
+
+def written(folder: Path, bootstrap: str, workload: Workload, *, shards: int, tables: Tables) -> Deployment:
+    """Write service file and book to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = unique("chaos")
+    service = {"cluster": name, "shards": shards, "risk": str(default_risk_path()), "book": "book.json"}
+    kafka = {"bootstrap_servers": bootstrap, "topic_prefix": f"{name}."}
+    whole = {**tables, "service": {**service, **tables["service"]}, "kafka": {**kafka, **tables["kafka"]}}
+    (folder / "service.toml").write_text(toml_text(whole))
+    workload.write_book(folder / "book.json")
+    # Without the environment: a broker that it names is the one that ``bootstrap`` was taken from.
+    return Deployment(folder, load_service(folder / "service.toml", {}), workload)
 
 
 def toml_text(tables: Tables) -> str:
@@ -205,7 +210,9 @@ async def until(condition: Callable[[], bool], what: str, explain: Callable[[], 
     """Return once ``condition`` holds; AssertionError saying ``what`` was waited for if that takes too long."""
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while not condition():
+            while True:
+                if condition():
+                    return
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise AssertionError(f"not within {DEADLINE_S:.0f} s: {what}\n{explain()[-4000:]}") from None
@@ -224,7 +231,7 @@ class Traffic:
         self.taken: dict[int, dict[TopicPartition, int]] = {n: {} for n in range(deployment.config.shards)}
         self.inputs: Counter[int] = Counter()
         self.batches: Counter[int] = Counter()
-        self.answered: dict[TopicPartition, int] = {place: 0 for place in deployment.places(ORDERS_TOPIC)}
+        self.answered: dict[TopicPartition, int] = dict.fromkeys(deployment.places(ORDERS_TOPIC), 0)
         self.is_fed = False
         self.changed = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
@@ -286,7 +293,7 @@ class Traffic:
             self.batches[shard] = entry.batch
             self.changed.set()
 
-        await tail(self.bootstrap, {place: 0 for place in self.deployment.places(JOURNAL_TOPIC)}, note)
+        await tail(self.bootstrap, dict.fromkeys(self.deployment.places(JOURNAL_TOPIC), 0), note)
 
     async def answer(self) -> None:
         """Answer orders as they come out."""

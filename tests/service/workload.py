@@ -81,7 +81,8 @@ def woven(market: Sequence[Event], crowd: Crowd, count: int) -> Iterator[Line]:
     for number, event in enumerate(market, start=1):
         if isinstance(event, Mark):
             crowd.marks[event.symbol] = format_number(event.price)
-        yield Line(*line_of(event))
+        line = line_of(event)
+        yield Line(line.topic, line.key or b"", line.value)
         while sent * len(market) < count * number:
             sent += 1
             yield crowd.line(event.ts)
@@ -235,4 +236,3 @@ def text(number: Decimal) -> str:
 def encode_json(body: dict[str, Any]) -> bytes:
     """Return a message as its writer would spell it."""
     return json.dumps(body, separators=(",", ":")).encode()
-

@@ -72,6 +72,18 @@ class Judge(Onlooker):
             self.uncovered[asset.name] = -book.system["$bad_debt"][index]
         self.episodes.update(self.shard.episode_counts)
 
+    def check_loaded(self, document: Document) -> None:
+        """What a hand-written book brings counts as transferred, and is worth what the oracle says from the start."""
+        self.deposited = Counter({asset: units(text) for asset, text in document["insurance"].items()})
+        for account in document["accounts"]:
+            for asset, text in account["balances"].items():
+                self.deposited[asset] += units(text)
+            for entry in account["positions"]:
+                self.deposited[self.oracle.terms[entry["symbol"]].settle] += units(entry.get("margin", "0"))
+        self.check_prices()
+        self.check_money()
+        self.check_figures()
+
     # Before and after a message.
 
     def expect(self, message: Document | None) -> None:

@@ -139,7 +139,7 @@ class Market:
     def kinds(self) -> dict[Callable[[], Iterator[Any]], int]:
         """Return what can happen, with how often it does."""
         return {
-            self.drift: 20, self.gap: 4, self.to_the_edge: 14, self.around_the_band: 4, self.asset_moves: 6,
+            self.drift: 20, self.gap: 4, self.to_the_edge: 14, self.around_the_band: 4, self.asset_moves: 8,
             self.funding: 3, self.trade: 18, self.unpaired: 3, self.newcomer: 1, self.transfer: 7,
             self.withdraw_to_the_edge: 4, self.answers: 26, self.late_answer: 4, self.stranger: 2, self.repeat: 3,
             self.pause: 2, self.resume: 3, self.change: 3, self.fund: 2, self.broken_line: 2,
@@ -285,6 +285,11 @@ class Market:
         if self.chance(0.05):
             body["price"] += "005" if "." in body["price"] else ".0000000000005"
         yield body
+        # A feed that says nearly the same again, which confirms nothing, or another that agrees.
+        if self.chance(0.4):
+            near = half_even(self.prices[asset] * self.pick((1, Fraction(101, 100))), 8)
+            source = {} if self.chance(0.5) else {"source": self.pick("xyzw")}
+            yield {**body, "price": show(near), **source}
 
     def funding(self) -> Iterator[Document]:
         """A funding payment."""

@@ -86,6 +86,8 @@ class Simulation:
         oracle = Oracle(self.shard.book, plan.risk)
         self.judge = Judge(self.shard, oracle, Prices(oracle.risk, plan.book))
         self.shard.judge = self.judge
+        if plan.book is not None:
+            self.judge.check_loaded(plan.book)
         if venue is not None:
             venue.judge = self.judge
         self.machine = Machine(self.shard)
