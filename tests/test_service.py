@@ -959,11 +959,11 @@ async def test_one_shard_of_two_is_replayed_as_that_shard(deployment: Deployment
     pauses = [
         Record("control", key, json.dumps(tell({"type": "pause", "scope": "all"})).encode()) for key in (b"0", b"\xff")
     ]
+    # A deleted value, spaces around a text, bytes that are none.
+    odd = [Record("fills", b"somebody", value, 1) for value in (None, b" no JSON \n", b"\xff\n")]
     async with running(deployment):
-        await deployment.send(
-            tell(deposit(own[0], "0.01")), *pauses, Record("fills", b"nobody", None, 1), tell(mark("95.9"))
-        )
-        await deployment.wait_for_batch(5, 1)
+        await deployment.send(tell(deposit(own[0], "0.01")), *pauses, *odd, tell(mark("95.9")))
+        await deployment.wait_for_batch(7, 1)
     log_file, out = deployment.folder / "inputs.jsonl", deployment.folder / "out"
     await deployment.check_audit("--shards", "1", "--export", str(log_file))
     files = ["--risk", str(deployment.folder / "risk.toml"), "--book", str(deployment.folder / "book.json")]
@@ -1283,6 +1283,42 @@ async def test_at_least_once_an_order_is_seen_at_once_and_after_a_crash_again_wi
     assert found["repeated"] == 4
 
 
+async def test_at_least_once_the_order_record_waits_until_the_broker_has_the_orders(fake: Fake, tmp_path: Path) -> None:
+    """The other way round a crash between the two would lose them: the next life begins behind their inputs."""
+    deployment = Deployment(tmp_path, fake.bootstrap)
+    await deployment.write(service={"delivery": "at_least_once"}).create_topics()
+    tell = Clock()
+    async with running(deployment) as run:
+        await deployment.feed(*map(tell, longs("alice")))
+        async with held_commits(run.worker().plain, "wait") as is_waiting:
+            await deployment.send(tell(mark("95.9")))
+            await asyncio.wait_for(is_waiting.wait(), DEADLINE_S)
+            runs = [each for entry in (await deployment.journal())[1:] for each in entry["runs"]]
+            assert sum(each[4] for each in runs) == 5
+        await deployment.wait_for_batch(6)
+    await deployment.check_exact()
+
+
+@broker
+async def test_inputs_of_a_transaction_that_was_aborted_are_never_taken(deployment: Deployment) -> None:
+    """A ledger that writes in transactions of its own, and takes one back."""
+    await deployment.write().create_topics()
+    tell = Clock()
+    topic = deployment.topic("mark-prices")
+    async with running(deployment), producer(deployment.bootstrap, f"{deployment.name}-feed") as client:
+        for price, is_meant in (("100", True), ("1", False), ("99", True)):
+            await client.begin_transaction()
+            await client.send_and_wait(topic, json.dumps(tell(mark(price))).encode(), key=b"BTCUSDT", partition=0)
+            await (client.commit_transaction() if is_meant else client.abort_transaction())
+        await deployment.wait_for_batch(2)
+    _, state = await deployment.folded()
+    assert (state.counters.messages, state.book.marks[0].value) == (2, 99 * 10**5)
+    # The markers of the three transactions and the mark that was taken back have offsets, and are no inputs.
+    runs = [each for entry in (await deployment.journal())[1:] for each in entry["runs"]]
+    assert (runs[0][2], runs[-1][3]) == (0, 4)
+    await deployment.check_audit()
+
+
 # --- when something is slow or stuck
 
 
@@ -1304,7 +1340,7 @@ class Source:
 
 @asynccontextmanager
 async def inbox_of(*sources: Any, pending_max: int) -> AsyncIterator[Inbox]:
-    inbox = Inbox(sources, pending_max=pending_max)
+    inbox = Inbox(sources, pending_max=pending_max, progress_s=3600)
     inbox.open()
     try:
         yield inbox

@@ -132,10 +132,10 @@ class Campaign:
 
     async def until_written(self, records: int) -> None:
         """Return once the journals are so much longer, records of open transactions included."""
-        target = await self.traffic.undecided(JOURNAL_TOPIC) + records
+        target = await self.traffic.written(JOURNAL_TOPIC) + records
 
         async def is_written() -> bool:
-            return await self.traffic.undecided(JOURNAL_TOPIC) >= target
+            return await self.traffic.written(JOURNAL_TOPIC) >= target
 
         await clients.until(is_written)
 

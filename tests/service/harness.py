@@ -47,6 +47,7 @@ REQUEST_BYTES_MAX = 4 << 20
 # So many inputs may be ahead of the slowest shard: there is always work, and a restart has a backlog.
 WINDOW = 1_200
 BURST = 60
+LEVELS = ("read_committed", "read_uncommitted")
 
 Tables = Mapping[str, Mapping[str, object]]
 # Small, so that each is met: snapshots every second, batches of 40, two partitions of marks.
@@ -349,18 +350,24 @@ class Traffic:
 
     async def _all_answered(self) -> bool:
         """Return whether every order is answered; one in an open transaction is not there yet, so it is none."""
-        places = self.deployment.places(ORDERS_TOPIC)
-        found = []
-        for level in ("read_committed", "read_uncommitted"):
-            async with consumer(self.bootstrap, *places, start=None, isolation_level=level) as client:
-                found.append(await client.end_offsets(places))
-        return found[0] == found[1] == self.answered
+        decided, written = [await self.ends_of(ORDERS_TOPIC, level) for level in LEVELS]
+        return decided == written == self.answered
 
-    async def undecided(self, topic: str) -> int:
-        """Return the end of a topic's partitions, records of open transactions included."""
+    async def ends_of(self, topic: str, level: str) -> dict[TopicPartition, int]:
+        """Return the ends of a topic's partitions; those that are read uncommitted lie behind open transactions."""
         places = self.deployment.places(topic)
-        async with consumer(self.bootstrap, *places, start=None, isolation_level="read_uncommitted") as client:
-            return sum((await client.end_offsets(places)).values())
+        async with consumer(self.bootstrap, *places, start=None, isolation_level=level) as client:
+            ends: dict[TopicPartition, int] = await client.end_offsets(places)
+            return ends
+
+    async def written(self, topic: str) -> int:
+        """Return how much a topic holds, open transactions included."""
+        return sum((await self.ends_of(topic, LEVELS[1])).values())
+
+    async def is_undecided(self, topic: str) -> bool:
+        """Return whether a transaction is open in a topic."""
+        decided, written = [await self.ends_of(topic, level) for level in LEVELS]
+        return decided != written
 
 
 async def tail(
