@@ -99,7 +99,7 @@ def examine(shard: Shard, row: int, cause: str) -> None:
     if row == INSURANCE_ROW:
         return
     if not book.is_priced(row):
-        if episode is not None and not episode.orders:
+        if row in shard.holds or (episode is not None and not episode.orders):
             # It has taken a position that nobody has priced yet: what comes next cannot be decided, and that is said.
             update_hold(shard, row, Obstacle("warming_up"))
         return

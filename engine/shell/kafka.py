@@ -217,24 +217,33 @@ class Writer:
             TopicPartition(self.kafka.physical(place.topic), place.partition): offset
             for place, offset in offsets.items()
         }
-        async with deadline(self.kafka.config.deadlines.commit_s, "commit"):
-            await self.producer.begin_transaction()
-            sent: list[asyncio.Future[Any]] = []
-            try:
-                for line in lines:
-                    future = await send(self.producer, self.kafka, partition, line)
-                    sent.append(future)
-            except IllegalOperation:
-                # The producer has failed meanwhile; what was handed over before knows of what.
-                await asyncio.gather(*sent)
-                raise
-            if positions:
-                # Side by side with the lines: the broker takes a millisecond or two for either.
-                group = asyncio.ensure_future(self.producer.send_offsets_to_transaction(positions, self.group))
-                await asyncio.gather(*sent, group)
-            acknowledged = await asyncio.gather(*sent)
-            await self.producer.commit_transaction()
+        sent: list[asyncio.Future[Any]] = []
+        try:
+            async with deadline(self.kafka.config.deadlines.commit_s, "commit"):
+                await self.producer.begin_transaction()
+                await self._send(partition, lines, sent)
+                if positions:
+                    # Side by side with the lines: the broker takes a millisecond or two for either.
+                    group = self.producer.send_offsets_to_transaction(positions, self.group)
+                    sent.insert(0, asyncio.ensure_future(group))
+                acknowledged = await asyncio.gather(*sent)
+                await self.producer.commit_transaction()
+        finally:
+            for future in sent:
+                # Where one has failed, the others' failures say nothing new; unheard they would be told as bugs.
+                future.add_done_callback(hear)
         return int(acknowledged[-1].offset)
+
+    async def _send(self, partition: int, lines: Sequence[Line], sent: list[asyncio.Future[Any]]) -> None:
+        """Hand over lines; their futures go to ``sent``."""
+        try:
+            for line in lines:
+                future = await send(self.producer, self.kafka, partition, line)
+                sent.append(future)
+        except IllegalOperation:
+            # The producer has failed meanwhile; what was handed over before knows of what.
+            await asyncio.gather(*sent)
+            raise
 
     async def close(self) -> None:
         """Disconnect."""
@@ -266,6 +275,12 @@ class PlainWriter:
     async def close(self) -> None:
         """Send what waits and disconnect."""
         await stop(self.producer)
+
+
+def hear(future: asyncio.Future[Any]) -> None:
+    """Take note of how a future ended."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def send(producer: AIOKafkaProducer, kafka: Kafka, partition: int | None, line: Line) -> asyncio.Future[Any]:

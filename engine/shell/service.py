@@ -152,22 +152,23 @@ class Service:
 
     async def supervise(self, origin: Origin, standby: Follower | None = None) -> int:
         """Run one shard, again from the journal whenever the broker was lost; return its exit code."""
-        pause_s, has_lived = PAUSE_S, False
+        pause_s, before = PAUSE_S, None
         while not self.draining.is_set():
             worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
             self.workers[origin.shard] = worker
             try:
+                if before is not None:
+                    await before.check_ours()
                 await live(worker, standby)
             except LiqEngineError as error:
                 oplog.error("halted", shard=origin.shard, reason=error)
                 is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError | RefusedError)
-                has_lived = has_lived or worker.has_lived
-                if not (is_lost and has_lived):
+                if worker.fold is not None:
+                    pause_s, before = PAUSE_S, worker
+                if not is_lost or before is None:
                     return error.exit_code
             else:
                 return 0
-            if worker.has_lived:
-                pause_s = PAUSE_S
             standby = None
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)

@@ -64,7 +64,9 @@ class Session:
         self.status = status
         self.shard = fold.shard.number
         self.sent: list[asyncio.Future[Any]] = []
-        self.opened_s = self.committed_s = time.monotonic()
+        self.opened_s = time.monotonic()
+        # The first commit is due at once: whoever had the shard before sees that it has a new owner.
+        self.committed_s = -1e9
         self.refreshed_s = -REFRESH_S
 
     async def step(self) -> None:

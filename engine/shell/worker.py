@@ -23,7 +23,7 @@ from engine.edges.fold import INPUT_TOPICS, Fold
 from engine.edges.journal import JOURNAL_TOPIC, Genesis, Offsets, Position, encode_genesis, record_hash
 from engine.edges.service_config import ServiceConfig
 from engine.edges.topics import group_id, transactional_id
-from engine.errors import InputError, check
+from engine.errors import FencedError, InputError, check
 from engine.shell import oplog
 from engine.shell.follower import Follower, Origin
 from engine.shell.inbox import Inbox
@@ -46,7 +46,8 @@ class Worker:
         self.shard = origin.shard
         self.status = Status()
         self.draining = asyncio.Event()
-        self.has_lived = False
+        # What this worker has made of the shard, once it is live.
+        self.fold: Fold | None = None
         group = group_id(self.config, self.shard)
         self.writer = Writer(kafka, transactional_id=transactional_id(self.config, self.shard), group=group)
         self.plain = PlainWriter(kafka) if self.config.delivery == "at_least_once" else None
@@ -129,6 +130,24 @@ class Worker:
                 "or begin anew under another cluster and topic_prefix"
             )
 
+    async def check_ours(self) -> None:
+        """Raise FencedError where the journal has gone on without us since we were live.
+
+        Whoever lost the broker starts over, which fences the shard's owner. Has another instance become that meanwhile
+        (this one stood still for a while: a frozen machine, a network cut on one side), it is not to be thrown out. The
+        one record that may be there is our last, whose outcome we do not know.
+        """
+        if self.fold is None:
+            return
+        place, position = Place(JOURNAL_TOPIC, self.shard), self.fold.position
+        first, last = await self.kafka.edges([place])
+        begin = {place: max(first[place], position.journal_offset + 1)}
+        async with self.kafka.reader(begin, what=JOURNAL_TOPIC) as reader:
+            while await reader.position(place) < last[place]:
+                for record in await reader.read(wait_ms=100):
+                    if record_hash(record.value) != position.chain:
+                        raise FencedError(f"shard {self.shard}: another instance has taken this shard over")
+
     async def check_offsets(self, position: Position) -> None:
         """Raise InvariantError unless the committed offsets are those of the journal.
 
@@ -162,7 +181,7 @@ class Worker:
             stack.push_async_callback(self.snapshots.close)
             stack.push_async_callback(inbox.close)
             inbox.open()
-            self.has_lived = True
+            self.fold = fold
             self.enter("live", batch=fold.position.batch, seq=fold.shard.seq)
             session = Session(fold, inbox, self.writer, self.plain, self.snapshots, self.config, self.status)
             while not self.draining.is_set():

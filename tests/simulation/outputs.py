@@ -218,7 +218,8 @@ class Onlooker:
 
     def is_at_ratio(self, equity: int, maintenance: int, key: str, default: str) -> bool:
         """Return whether MM / E has reached a ratio of the policy."""
-        return maintenance > 0 and (equity <= 0 or maintenance >= self.oracle.policy(key, default) * equity)
+        ratio = self.oracle.policy(key, default)
+        return maintenance > 0 and (equity <= 0 or maintenance * ratio.denominator >= ratio.numerator * equity)
 
     def on_liquidation_started(self, body: Document) -> None:
         """Only the unhealthy are liquidated, one episode at a time, each under its next number."""
