@@ -320,13 +320,11 @@ class Deployment:
     async def folded(self, shard: int = 0) -> tuple[dict[str, list[bytes]], Shard]:
         """Return outputs and state that the inputs give in the journal's order, folded here and now in one go."""
         journal, inputs = await self.journal(shard), await self.inputs()
-        records = [
-            inputs[topic, partition][offset]
-            for entry in journal[1:]
-            for topic, partition, first, last, _ in entry["runs"]
-            for offset in sorted(inputs[topic, partition])
-            if first <= offset <= last
-        ]
+        records = []
+        for topic, partition, first, last, count in (run for entry in journal[1:] for run in entry["runs"]):
+            of_run = [record for offset, record in inputs[topic, partition].items() if first <= offset <= last]
+            assert len(of_run) == count, (topic, partition, first, last, count)
+            records += of_run
         config = self.config
         source = BookSource(config.book, shards=self.shards, partition_of=partition_of)
         state = source.new_shard(load_risk(config.risk), shard)

@@ -1,8 +1,8 @@
 """``liq-engine margin`` prints what the oracle prints, field by field, for any book.
 
-Every figure but the plan and its certificate is compared exactly. Only the liquidation price of a row on a knife edge may differ: where
-E - MM stays within the roundings of the trigger over a stretch of prices, any edge in that stretch will do (see
-``is_only_roundings``); it must be an edge all the same.
+Every figure but the plan and its certificate is compared exactly. Only the liquidation price of a row on a knife edge
+may differ: where E - MM stays within the roundings of the trigger over a stretch of prices, any edge in that stretch
+will do (see ``is_only_roundings``); it must be an edge all the same.
 """
 
 from __future__ import annotations

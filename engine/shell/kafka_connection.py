@@ -133,7 +133,9 @@ async def brokers_at(config: ServiceConfig, host: str, port: int) -> list[str]:
     try:
         metadata = await connection.send(MetadataRequest([]))
     finally:
-        connection.close()
+        closed = connection.close()
+        if closed is not None:
+            await closed
     return [f"{broker[1]}:{broker[2]}" for broker in metadata.brokers]
 
 

@@ -154,16 +154,17 @@ class Service:
         """Run one shard, again from the journal whenever the broker was lost; return its exit code."""
         pause_s, before = PAUSE_S, None
         while not self.draining.is_set():
-            worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
-            self.workers[origin.shard] = worker
+            worker: Worker | None = None
             try:
                 if before is not None:
                     await before.check_ours()
+                worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
+                self.workers[origin.shard] = worker
                 await live(worker, standby)
             except LiqEngineError as error:
                 oplog.error("halted", shard=origin.shard, reason=error)
                 is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError | RefusedError)
-                if worker.fold is not None:
+                if worker is not None and worker.fold is not None:
                     pause_s, before = PAUSE_S, worker
                 if not is_lost or before is None:
                     return error.exit_code
