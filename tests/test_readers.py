@@ -8,6 +8,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def opened(path: Path, format: str | None = None, resolver: SymbolResolver = RISK, **options: str) -> LogFile:
+def opened(path: Path, format: str | None = None, resolver: SymbolResolver = RISK, **options: Any) -> LogFile:
     return open_log(path, format=format, resolve=resolver, decode=decode, **options)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -92,14 +93,20 @@ class Campaign:
             self.instance = self.start()
         await self.instance.until("live")
 
-    async def zombie(self, taken: int) -> None:
-        """SIGSTOP at a moment; another instance takes over and works; the first one wakes and has to go."""
+    async def zombie(self, taken: int, *, is_long: bool) -> None:
+        """SIGSTOP at a moment; another instance takes over and works; the first one wakes and has to go.
+
+        After a long sleep its own deadlines have passed, and it hears of that before it hears of the other.
+        """
         await self.until_moment(taken)
-        zombie = self.instance
+        zombie, stopped_s = self.instance, time.monotonic()
         zombie.signal(signal.SIGSTOP)
         self.instance = self.start()
         await self.instance.until("live")
         await self.traffic.until_more(AT_WORK)
+        if is_long:
+            longest_s = self.deployment.config.deadlines.commit_s + 1
+            await asyncio.sleep(max(0.0, stopped_s + longest_s - time.monotonic()))
         zombie.signal(signal.SIGCONT)
         code = await zombie.exit_code()
         assert code != 0, f"a zombie ended as if all were well:\n{zombie.text()[-4000:]}"
