@@ -158,12 +158,12 @@ class Instance:
         """Return how often each shard has said that an event came."""
         return Counter(int(found[1]) for line in self.lines_of(event) if (found := re.search(r"\bshard=(\d+)", line)))
 
-    async def until(self, event: str, *, times: int = 1) -> None:
-        """Return once every shard has said ``event`` so often; AssertionError if it ends before or takes too long."""
+    async def until(self, event: str) -> None:
+        """Return once every shard has said ``event``; AssertionError if it ends before or takes too long."""
 
         def is_said() -> bool:
             found = self.shards_in(event)
-            is_there = all(found[shard] >= times for shard in self.shards)
+            is_there = all(found[shard] for shard in self.shards)
             if not is_there and self.process.poll() is not None:
                 raise AssertionError(f"ended with {self.process.returncode} and not {event!r}:\n{self.text()[-4000:]}")
             return is_there
@@ -222,10 +222,9 @@ async def until(condition: Callable[[], bool], what: str, explain: Callable[[], 
 class Traffic:
     """What goes in and what comes out while the shards live and die."""
 
-    def __init__(self, deployment: Deployment, *, window: int = WINDOW) -> None:
+    def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.bootstrap = deployment.config.kafka.bootstrap_servers
-        self.window = window
         self.venue = Venue(deployment.workload.seed, deployment.workload.risk)
         self.ends: Counter[TopicPartition] = Counter()
         # Per shard: the next offset of each input partition, the count of inputs, as its journal says.
@@ -275,7 +274,7 @@ class Traffic:
         lines = self.deployment.workload.lines
         for start in range(0, len(lines), BURST):
             await self.send(lines[start : start + BURST])
-            while max(self.lag(shard) for shard in self.taken) > self.window:
+            while max(self.lag(shard) for shard in self.taken) > WINDOW:
                 self.changed.clear()
                 await self.changed.wait()
         self.is_fed = True
@@ -370,9 +369,7 @@ class Traffic:
         return decided != written
 
 
-async def tail(
-    bootstrap: str, offsets: dict[TopicPartition, int], take: Callable[[Any], Any], *, wait_ms: int = 50
-) -> None:
+async def tail(bootstrap: str, offsets: dict[TopicPartition, int], take: Callable[[Any], Any]) -> None:
     """Hand over committed records as they come, for ever; ``offsets`` says how far it is, and is moved on.
 
     An offset moves past what is no record too (a transaction's marker), as soon as the client has.
@@ -382,17 +379,15 @@ async def tail(
             async with consumer(bootstrap, *offsets, start=None) as client:
                 for place, offset in offsets.items():
                     client.seek(place, offset)
-                await follow(client, offsets, take, wait_ms)
+                await follow(client, offsets, take)
         except (KafkaError, OSError):
             await asyncio.sleep(POLL_S)
 
 
-async def follow(
-    client: AIOKafkaConsumer, offsets: dict[TopicPartition, int], take: Callable[[Any], Any], wait_ms: int
-) -> None:
+async def follow(client: AIOKafkaConsumer, offsets: dict[TopicPartition, int], take: Callable[[Any], Any]) -> None:
     """Hand over the records of one client until it fails."""
     while True:
-        found = await client.getmany(timeout_ms=wait_ms)
+        found = await client.getmany(timeout_ms=50)
         for records in found.values():
             for record in records:
                 await take(record)
@@ -402,9 +397,9 @@ async def follow(
 
 
 @asynccontextmanager
-async def traffic(deployment: Deployment, *, window: int = WINDOW) -> AsyncIterator[Traffic]:
+async def traffic(deployment: Deployment) -> AsyncIterator[Traffic]:
     """Yield the traffic of a deployment, under way."""
-    going = Traffic(deployment, window=window)
+    going = Traffic(deployment)
     going.tasks = [asyncio.create_task(work()) for work in (going.watch, going.answer, going.feed)]
     try:
         yield going
