@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 UNIT = 10**8
 PPM = 10**6
@@ -169,3 +170,47 @@ def nearest_edge(verdicts: Sequence[bool], here: int) -> int | None:
 def healthy_runs(verdicts: Sequence[bool]) -> int:
     """Return into how many separate stretches the healthy prices fall; convex margin makes at most one."""
     return sum(not verdicts[price] and (price == 1 or verdicts[price - 1]) for price in range(1, len(verdicts)))
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A failing position (signed size, exact signed cash it goes for), and one on the other side that closes on it."""
+
+    failing: Leg
+    held: Leg
+    balance: int
+    price: int
+    asset_price: int
+
+    def equity_change(self, contract: Contract, slices: Sequence[Slice], size: int) -> int:
+        """Return by how much the equity of the other side changes when it closes ``size`` > 0."""
+        held, cost = self.held
+        released = cost * size // abs(held)
+        cash = -self.failing[1] * size // abs(self.failing[0])
+        left = held + size if held < 0 else held - size
+        pnl, pnl_left = (
+            position_pnl(contract, *leg, self.price, self.asset_price) for leg in (self.held, (left, cost - released))
+        )
+        value, value_after = (
+            collateral_value(slices, balance, self.asset_price)
+            for balance in (self.balance, self.balance + cash + released)
+        )
+        return pnl_left - pnl + value_after - value
+
+    def loss(self, contract: Contract) -> int:
+        """Return what takers of all of the failing position pay above its worth at the mark, up to the next unit."""
+        size, cash = self.failing
+        top, bottom = contract.notional(size, self.price)
+        worth = (top if (size > 0) != contract.is_inverse else -top) // bottom
+        return (cash - worth) * self.asset_price // UNIT + 1
+
+
+def highest_first(quotients: Sequence[tuple[int, int, int, int]]) -> list[int]:
+    """Return the numbers of the highest a x b / (c x d) first, equal ones in order; over zero is above all."""
+
+    def standing(number: int) -> tuple[bool, Fraction, int]:
+        over, times, under, under_times = quotients[number]
+        divisor = under * under_times
+        return divisor > 0, -Fraction(over * times, divisor or 1) if divisor else Fraction(0), number
+
+    return sorted(range(len(quotients)), key=standing)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 from random import Random, SystemRandom
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from engine.core.book import spec_row, tier_table, weight_table
-from engine.core.kernels import arith, levels, margin, reprice
+from engine.core.kernels import arith, levels, margin, reprice, waves
 from engine.core.params import Asset, Instrument, Tier
 from tests import reference_kernels as twins
 from tests.reference_kernels import PPM, UNIT, Contract
@@ -88,6 +89,16 @@ def div_up_cases(random: Random) -> Iterator[Case]:
         yield signed(random, INT64_MAX), sized(random, INT64_MAX, 1)
 
 
+def product_wide_cases(random: Random) -> Iterator[Case]:
+    """Four factors, many of them runs of ones and powers of two; some whose product just passes 2**192, by carries."""
+    while True:
+        first, *rest = (uint64(random) & INT64_MAX for _ in range(4))
+        if random.random() < 0.3:
+            rest = [random.getrandbits(43) | 1 << 43 for _ in range(3)]
+            first = min(twins.div_up(2**192, prod(rest)), INT64_MAX)
+        yield random.choice((-1, 1)) * first, *rest
+
+
 def rate_up_cases(random: Random) -> Iterator[Case]:
     while True:
         yield signed(random, NOTIONAL_MAX), sized(random, PPM)
@@ -99,6 +110,12 @@ def wide_product(left: Any, right: Any) -> tuple[int, int]:
 
 def wide_quotient(high: Any, low: Any, divisor: Any) -> tuple[int, int]:
     return divmod((int(high) << 64) + int(low), int(divisor))
+
+
+def product_words(first: int, *rest: int) -> tuple[int, ...]:
+    """Return the words of a product of 256 bits, lowest first."""
+    product = abs(first) * prod(rest)
+    return tuple(product >> shift & (2**64 - 1) for shift in (0, 64, 128, 192))
 
 
 # Positions.
@@ -284,6 +301,7 @@ def ratio_cases(random: Random) -> Iterator[Case]:
 
 TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Random], Iterator[Case]]]] = {
     "mul_wide": (arith.mul_wide, wide_product, mul_wide_cases),
+    "product_wide": (waves.product_wide, product_words, product_wide_cases),
     "div_wide": (arith.div_wide, wide_quotient, div_wide_cases),
     "mul_div_rem": (arith.mul_div_rem, lambda a, b, c: divmod(a * b, c), mul_div_cases),
     "mul_div_floor": (arith.mul_div_floor, lambda a, b, c: a * b // c, signed_mul_div_cases),
@@ -648,3 +666,159 @@ def test_levels_are_drawn_where_healthy_prices_fall_into_several_stretches(is_wh
     ]
     assert max(runs for runs, is_free in counts if is_free) > 1
     assert (max(runs for runs, is_free in counts if not is_free) > 1) == is_whole
+
+
+# Waves of auto-deleveraging.
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_opposites_are_the_healthy_on_the_other_side_but_the_fund(number):
+    random = Random(f"{SEED} opposites {number}")
+    rows, count = 12, random.randrange(30)
+    state = np.array([[random.randint(-2, 2) for _ in range(reprice.STATE_COLUMNS)] for _ in range(rows)])
+    state[:, reprice.UNPRICED] = [random.random() < 0.2 for _ in range(rows)]
+    state[:, reprice.FLAGS] = [random.randrange(8) for _ in range(rows)]
+    holders = np.zeros((count + 3, reprice.HOLDER_COLUMNS), dtype=np.int64)
+    holders[:, reprice.ROW] = [random.randrange(rows) for _ in holders]
+    holders[:, reprice.SIZE] = [random.choice((-1, 1)) * random.randint(1, 9) for _ in holders]
+    is_long = random.random() < 0.5
+    expected = []
+    for place in range(count):
+        equity, maintenance, _, unpriced, _, flags = state[holders[place, reprice.ROW]].tolist()
+        is_other = (holders[place, reprice.SIZE] < 0) == is_long
+        if is_other and equity > maintenance and not unpriced and not flags & reprice.SYSTEM:
+            expected.append(place)
+    places = np.full(count + 1, -1, dtype=np.int64)
+    found = waves.opposites_into(holders, count, state, is_long, places)
+    assert places[:found].tolist() == expected, (SEED, number)
+    assert set(places[found:].tolist()) == {-1}
+
+
+@dataclass(frozen=True)
+class Close:
+    """One winner's close as the twin sees it, with the instrument and the collateral it is about."""
+
+    listing: Listing
+    pile: Pile
+    closing: twins.Closing
+    lot_steps: int
+
+    def wave(self) -> Any:
+        """Return what the kernels are told of the wave, as the core works it out."""
+        size, cash = self.closing.failing
+        asset_price = self.closing.asset_price
+        given = {
+            waves.FAILING_SIZE: size,
+            waves.FAILING_CASH: cash,
+            waves.LOT_STEPS: self.lot_steps,
+            waves.LOSS: self.closing.loss(self.listing.contract),
+            waves.LOSS_LOTS: abs(size) // self.lot_steps,
+            waves.MARK: self.closing.price,
+            waves.ASSET_PRICE: asset_price,
+            waves.ROUNDING: twins.div_up(asset_price, UNIT) + 2,
+            waves.HAS_HAIRCUT: self.pile.slices != ((0, PPM),),
+        }
+        return np.array([given[column] for column in range(waves.WAVE_COLUMNS)], dtype=np.int64)
+
+    def equity_change(self, lots: int) -> int:
+        """Return what the twin says of a close of so many lots."""
+        return self.closing.equity_change(self.listing.contract, self.pile.slices, lots * self.lot_steps)
+
+
+def closes(random: Random) -> Iterator[tuple[Close, int]]:
+    """A close and the most lots it may be of: any contract, cash near the worth, one asset in two with a haircut."""
+    for listing, pairs in listings(random):
+        for _, price in random.sample(pairs, 5):
+            top, bottom = listing.contract.notional(1, price)
+            lot_steps = random.choice((1, 10, 1000))
+            most = 10**17 * bottom // top // lot_steps
+            if most == 0:
+                continue
+            lots, held_lots = (sized(random, min(most, 10**15), 1) for _ in range(2))
+            sign = random.choice((-1, 1))
+            size, held = sign * lots * lot_steps, -sign * held_lots * lot_steps
+            worth, held_worth = (worth_of(listing.contract, leg, price) for leg in (size, held))
+            asset_price = asset_price_for(random, 2 * (abs(worth) + abs(held_worth)) + 4 * 10**17)
+            cash = worth + sized(random, 10**17) * random.choice((-1, 1, 1, 1))
+            cost, balance = signed(random, 10**17) - held_worth, signed(random, 10**17)
+            slices = ((0, PPM),) if random.random() < 0.5 else ((0, 950_000), (sized(random, 10**16, 1), 400_000))
+            pile = Pile(slices, weight_table(Asset("X", weights=slices)))
+            closing = twins.Closing((size, cash), (held, cost), balance, price, asset_price)
+            yield Close(listing, pile, closing, lot_steps), min(lots, held_lots)
+
+
+def worth_of(contract: Contract, size: int, price: int) -> int:
+    """Return the cash that selling a position at a price brings, down."""
+    top, bottom = contract.notional(size, price)
+    return (top if (size > 0) != contract.is_inverse else -top) // bottom
+
+
+def test_equity_changes_by_what_a_close_moves_from_the_position_to_the_wallet():
+    random = Random(f"{SEED} closes")
+    for close, most in islice(closes(random), 20_000):
+        closing, lots = close.closing, random.randint(1, most)
+        position = (*closing.held, closing.balance)
+        given = close.wave(), position, close.listing.spec, close.listing.tiers, close.pile.table, lots
+        assert waves.equity_change(*given) == close.equity_change(lots), (SEED, close, lots)
+
+
+def test_winners_give_all_the_lots_that_leave_them_solvent_and_not_one_more():
+    random = Random(f"{SEED} solvency")
+    counted = {"all": 0, "some": 0, "none": 0}
+    for close, most in islice(closes(random), 20_000):
+        closing = close.closing
+        # Equities about what closing all of it, or some of it, costs.
+        cost = -close.equity_change(random.choice((most, random.randint(1, most))))
+        equity = max(1, cost + random.choice((-1, 0, 0, 1, signed(random, 10**6))))
+        columns = ([value] for value in (*closing.held, closing.balance, equity))
+        arrays = [np.array(column, dtype=np.int64) for column in columns]
+        lots_max = np.array([most], dtype=np.int64)
+        terms = close.listing.spec, close.listing.tiers, close.pile.table
+        waves.lots_within_equity_into(close.wave(), *arrays, *terms, lots_max)
+        lots = int(lots_max[0])
+        assert 0 <= lots <= most
+        assert lots == 0 or equity + close.equity_change(lots) >= 0, (SEED, close, equity, lots)
+        assert lots == most or equity + close.equity_change(lots + 1) < 0, (SEED, close, equity, lots)
+        counted["all" if lots == most else "some" if lots else "none"] += 1
+    assert min(counted.values()) > 500
+
+
+def test_profits_given_up_are_in_proportion_to_the_lots_taken():
+    random = Random(f"{SEED} profits")
+    pnl = [signed(random, INT64_MAX) for _ in range(20_000)]
+    lots = [sized(random, INT64_MAX, 1) for _ in pnl]
+    taken = [sized(random, held) for held in lots]
+    arrays = [np.array(values, dtype=np.int64) for values in (pnl, taken, lots)]
+    profits = np.zeros(len(pnl), dtype=np.int64)
+    waves.profits_into(*arrays, profits)
+    assert profits.tolist() == [max(won, 0) * some // held for won, some, held in zip(pnl, taken, lots, strict=True)]
+
+
+def quotient(random: Random, high: int, near: list[int]) -> tuple[int, int, int, int]:
+    """Return two factors above the line, the first of any sign, and two below: four of anything, or near those given.
+
+    A divisor of zero stands only under a number above zero.
+    """
+    figures = [sized(random, high) for _ in near]
+    if random.random() < 0.5:
+        figures = [max(0, min(high, figure + random.randint(-1, 1))) for figure in near]
+    over, times, under, under_times = figures
+    times = max(times, 1)
+    return (random.choice((-1, 1, 1)) * over if under and under_times else max(over, 1)), times, under, under_times
+
+
+@pytest.mark.parametrize("number", range(120))
+def test_heap_gives_the_highest_quotients_first_and_equal_ones_in_order(number):
+    random = Random(f"{SEED} heap {number}")
+    # Figures of a few units, where many are equal, to such that four of them fill 252 bits.
+    high = random.choice((3, 50, 10**9, INT64_MAX))
+    near = [sized(random, high) for _ in range(4)]
+    quotients = [quotient(random, high, near) for _ in range(random.choice((0, 1, 2, 3, 17, 100)))]
+    factors = np.array(quotients, dtype=np.int64).reshape(-1, 4)
+    over, under = np.ascontiguousarray(factors[:, :2]), np.ascontiguousarray(factors[:, 2:])
+    heap, heads = np.zeros(len(quotients), dtype=np.int64), np.zeros(16, dtype=np.int64)
+    waves.heap_into(over, under, heap)
+    found: list[int] = []
+    while taken := waves.pop_into(over, under, heap, len(quotients) - len(found), heads):
+        found += heads[:taken].tolist()
+    assert found == twins.highest_first(quotients), (SEED, number)

@@ -9,17 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from engine.core import ledger
-from engine.core.adl import Winner, allocate, wave_report
+from engine.core.adl import Winners, allocate, wave_report
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book, Int64Array
 from engine.core.events import EVENTS_TOPIC
 from engine.core.guards import open_positions
-from engine.core.kernels.reprice import COST, EQUITY, LEG, MAINTENANCE, MARGIN, PNL, ROW, SIZE, UNPRICED
+from engine.core.kernels.reprice import COST, EQUITY, FLAGS, GROSS, LEG, MARGIN, PNL, ROW, SIZE, WATCHED
+from engine.core.kernels.waves import (
+    ASSET_PRICE,
+    FAILING_CASH,
+    FAILING_SIZE,
+    HAS_HAIRCUT,
+    LOSS,
+    LOSS_LOTS,
+    LOT_STEPS,
+    MARK,
+    ROUNDING,
+    WAVE_COLUMNS,
+    lots_within_equity_into,
+    opposites_into,
+)
 from engine.core.ledger import fill_cash
-from engine.core.pricing import INT64_BOUND, symbol_notional
+from engine.core.pricing import INT64_BOUND, scratch, symbol_notional
 from engine.core.shard import Episode, Shard
 from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
@@ -83,14 +98,35 @@ def run_waterfall(shard: Shard, episode: Episode) -> bool:
 def is_as_stuck_as_before(shard: Shard, episode: Episode, keys: list[tuple[int, int]]) -> bool:
     """Return whether it shows at a glance that what found no taker before finds none now.
 
-    A waterfall that is stuck is tried again at each step; in a crash these are many. With E <= 0 every part is a loss,
-    so a fund under its floor takes nothing, and without a healthy holder on the other side nobody can be deleveraged.
+    A waterfall that is stuck is tried again at each step; in a crash these are many. Without a healthy holder on the
+    other side nobody can be deleveraged. The fund takes nothing where one lot of each position costs it more than it
+    has above its floor, and with E <= 0 that can be told from the position's part of the loss, -E x MMi / MM, down:
+
+    Be n the positions, P the highest price of their settlement assets, all without a haircut, and K the part less
+    n + 2 + P. ``exact_shares`` rounds each part to a unit, and each balance to one that is worth less than P, so the
+    position's cash exceeds its worth at the mark by more than K. The cash of some of its lots is rounded down, which
+    is worth less than P: it exceeds theirs by more than K / lots - P for each. With K / lots - P at least what the
+    fund has above its floor, any lot leaves it under. That is so if the part is at least (that + n + 2 + 2 P) x lots.
+    A fund under its floor takes all or nothing, so for it the part need only be that much once, or anything where the
+    fund is further under: as the part is never negative, the same comparison says it. What is less than a lot is left
+    to the waterfall itself.
     """
     book, row = shard.book, episode.row
     sizes = {key: book.position(row, *key)[0] for key in keys}
-    if episode.remaining != sizes or book.equity(row) > 0 or fund_equity(book) >= book.policy.insurance_floor_units:
+    equity, maintenance = book.equity(row), book.maintenance(row)
+    if episode.remaining != sizes or equity > 0 or maintenance == 0:
         return False
-    return not any(len(healthy_opposites(book, symbol, size)) for (symbol, _), size in sizes.items())
+    settles = {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    if any(book.assets[asset].weights != FULL_WEIGHT for asset in settles):
+        return False
+    roundings = len(book.row_positions[row]) + 2 + 2 * div_up(max(book.asset_prices[a].value for a in settles), UNIT)
+    room = fund_equity(book) - book.policy.insurance_floor_units + roundings
+    for (symbol, leg), size in sizes.items():
+        holders, lot_steps = book.holders[symbol], book.instruments[symbol].lot_steps
+        part = -equity * int(holders.table[holders.places[row, leg], MARGIN]) // maintenance
+        if abs(size) < lot_steps or part < room * div_up(abs(size), lot_steps):
+            return False
+    return not any(healthy_opposites(shard, symbol, size).size for (symbol, _), size in sizes.items())
 
 
 def exact_shares(book: Book, row: int) -> list[Share]:
@@ -249,28 +285,28 @@ def cash_price(book: Book, symbol: int, size: int, cash: int) -> str | None:
     return format_scaled(round(price), instrument.price_decimals)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A winner with where its position stands."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The winners of a wave with where their positions stand."""
 
-    row: int
-    leg: int
-    winner: Winner
+    rows: Int64Array
+    legs: Int64Array
+    winners: Winners
 
 
 def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
     """Close what is left of a position against winners on the other side, by the policy's rule, at the same cash."""
     book, instrument = shard.book, shard.book.instruments[share.symbol]
     needed = abs(share.left) // instrument.lot_steps
-    candidates = find_winners(shard, episode, share)
-    if not candidates:
+    candidates = try_winners(shard, share)
+    if candidates is None:
         return
-    winners = [candidate.winner for candidate in candidates]
+    winners = candidates.winners
     allocation = allocate(book.policy.adl_rule, winners, needed)
-    sign = 1 if share.left > 0 else -1
-    for candidate, lots in zip(candidates, allocation, strict=True):
-        if lots:
-            deleverage_one(shard, episode, share, candidate, sign * lots * instrument.lot_steps)
+    step = instrument.lot_steps if share.left > 0 else -instrument.lot_steps
+    for index in np.flatnonzero(allocation).tolist():
+        row, leg = int(candidates.rows[index]), int(candidates.legs[index])
+        deleverage_one(shard, episode, share, row, leg, step * int(allocation[index]))
     scale = instrument.lot_steps
     fields = {
         "liquidation_id": episode.liquidation_id,
@@ -279,22 +315,22 @@ def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
         "rule": book.policy.adl_rule,
         **wave_report(book.policy.adl_rule, winners, allocation, needed),
         "needed_qty": format_scaled(needed * scale, instrument.size_decimals),
-        "taken_qty": format_scaled(sum(allocation) * scale, instrument.size_decimals),
+        "taken_qty": format_scaled(int(allocation.sum()) * scale, instrument.size_decimals),
     }
     shard.emit(EVENTS_TOPIC, book.accounts[episode.row], "adl_wave", fields)
     episode.outcome = "deleveraged"
 
 
-def deleverage_one(shard: Shard, episode: Episode, share: Share, candidate: Candidate, size: int) -> None:
+def deleverage_one(shard: Shard, episode: Episode, share: Share, taker: int, taker_leg: int, size: int) -> None:
     """Move ``size`` of the failing position onto one winner, which closes that much of its own."""
     book, instrument = shard.book, shard.book.instruments[share.symbol]
     cash, equity = take_part(share, size)
-    ledger.hand_over(book, episode.row, share.symbol, share.leg, size, cash, candidate.row, candidate.leg)
+    ledger.hand_over(book, episode.row, share.symbol, share.leg, size, cash, taker, taker_leg)
     episode.paid_by_adl += max(0, -equity)
     shard.counters.adl += 1
-    shard.dirty.add(candidate.row)
-    counterparty = book.accounts[candidate.row]
-    bucket = book.buckets[candidate.row]
+    shard.dirty.add(taker)
+    counterparty = book.accounts[taker]
+    bucket = book.buckets[taker]
     fields = {
         "liquidation_id": episode.liquidation_id,
         "symbol": instrument.symbol,
@@ -308,87 +344,116 @@ def deleverage_one(shard: Shard, episode: Episode, share: Share, candidate: Cand
     shard.emit(EVENTS_TOPIC, book.accounts[episode.row], "adl", fields)
 
 
-def find_winners(shard: Shard, episode: Episode, share: Share) -> list[Candidate]:
-    """Return who may be deleveraged against a position: other side, healthy, no episode.
+def try_winners(shard: Shard, share: Share) -> Candidates | None:
+    """Return who may be deleveraged against a position, by account, bucket and leg, or None where nobody may.
 
     Each can give what is needed at the most, and no more than leaves it E >= 0.
     """
     book, symbol = shard.book, share.symbol
-    instrument = book.instruments[symbol]
-    asset_price = book.asset_prices[book.settle[symbol]].value
-    mark = book.marks[symbol].value
+    instrument, asset_price = book.instruments[symbol], book.asset_prices[book.settle[symbol]].value
+    places = healthy_opposites(shard, symbol, share.size)
+    if not places.size:
+        return None
+    table, order = book.holders[symbol].table, name_order(book)
+    # A row has one position on this side, so its leg never decides.
+    positions = columns(table[places[np.argsort(order.ranks[table[places, ROW]])]])
+    lots = np.abs(positions[SIZE]) // instrument.lot_steps
+    lots_max = np.minimum(lots, abs(share.left) // instrument.lot_steps)
+    lots_within_equity(book, share, positions, lots_max)
+    can_give = lots_max > 0
+    if not can_give.any():
+        return None
+    positions = positions[:, can_give]
+    standing = columns(book.state[positions[ROW]])
+    notional_per_lot = symbol_notional(book, symbol, instrument.lot_steps, book.marks[symbol].value) * asset_price
+    winners = Winners(
+        accounts=order.accounts[positions[ROW]],
+        lots=lots[can_give],
+        lots_max=lots_max[can_give],
+        pnl=positions[PNL],
+        entry_notional=to_valuation(np.abs(positions[COST]), asset_price),
+        account_notional=standing[GROSS],
+        equity=standing[EQUITY],
+        notional_per_lot=Fraction(notional_per_lot, UNIT),
+    )
+    return Candidates(positions[ROW], positions[LEG], winners)
+
+
+def healthy_opposites(shard: Shard, symbol: int, size: int) -> Int64Array:
+    """Return the places of the holders on the other side of ``size`` with E > MM: not the fund, nobody in an episode.
+
+    Places in the holders' table, whose columns are those of ``kernels/reprice.py``.
+    """
+    book = shard.book
+    holders, places = book.holders[symbol], scratch(book, book.holders[symbol].count)
+    found = opposites_into(holders.table, holders.count, book.state, size > 0, places)
+    places = places[:found].copy()
+    # Whoever is in an episode is watched, and few of the healthy are.
+    rows = holders.table[places, ROW]
+    watched = np.flatnonzero(book.state[rows, FLAGS] & WATCHED)
+    busy = [index for index in watched.tolist() if int(rows[index]) in shard.episodes]
+    return np.delete(places, busy) if busy else places
+
+
+def lots_within_equity(book: Book, share: Share, positions: Int64Array, lots_max: Int64Array) -> None:
+    """Lower ``lots_max`` to what the winners who hold ``positions`` (by column) can close with E >= 0 after."""
+    symbol, asset = share.symbol, book.settle[share.symbol]
+    mark, asset_price = book.marks[symbol].value, book.asset_prices[asset].value
+    wave = np.zeros(WAVE_COLUMNS, dtype=np.int64)
+    wave[FAILING_SIZE], wave[FAILING_CASH] = share.size, share.cash
+    wave[LOT_STEPS] = book.instruments[symbol].lot_steps
     # What takers of the whole position pay above its worth at the mark: their loss, spread over its lots.
     paid_above = share.cash - fill_cash(book, symbol, -share.size, mark)
-    loss, loss_lots = paid_above * asset_price // UNIT + 1, abs(share.size) // instrument.lot_steps
-    needed = abs(share.left) // instrument.lot_steps
-    per_lot = Fraction(symbol_notional(book, symbol, instrument.lot_steps, mark) * asset_price, UNIT)
-    has_haircut = book.assets[book.settle[symbol]].weights != FULL_WEIGHT
-    found = []
-    for row, leg, size, cost, pnl in healthy_opposites(book, symbol, share.size)[
-        :, [ROW, LEG, SIZE, COST, PNL]
-    ].tolist():
-        if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:
-            continue
-        equity = book.equity(row)
-        lots = abs(size) // instrument.lot_steps
-        lots_max = min(lots, needed)
-        if has_haircut or loss * lots_max > equity * loss_lots:
-            lots_max = lots_within_equity(book, share, row, leg, lots_max)
-        if lots_max <= 0:
-            continue
-        winner = Winner(
-            account=book.accounts[row],
-            bucket=book.buckets[row],
-            leg=LEG_NAMES[leg],
-            lots=lots,
-            lots_max=lots_max,
-            pnl=pnl,
-            entry_notional=abs(cost) * asset_price // UNIT,
-            account_notional=book.gross(row),
-            equity=equity,
-            notional_per_lot=per_lot,
-        )
-        found.append(Candidate(row, leg, winner))
-    found.sort(key=lambda candidate: (candidate.winner.account, candidate.winner.bucket, candidate.leg))
-    return found
+    wave[LOSS], wave[LOSS_LOTS] = paid_above * asset_price // UNIT + 1, abs(share.size) // wave[LOT_STEPS]
+    wave[MARK], wave[ASSET_PRICE] = mark, asset_price
+    # Of one close the cash is rounded to a unit of the asset; its value and the PnL left, to one of valuation.
+    wave[ROUNDING] = div_up(asset_price, UNIT) + 2
+    wave[HAS_HAIRCUT] = book.assets[asset].weights != FULL_WEIGHT
+    lots_within_equity_into(
+        wave,
+        positions[SIZE],
+        positions[COST],
+        book.wallets[asset].balances[positions[ROW]],
+        book.state[positions[ROW], EQUITY],
+        book.specs[symbol],
+        book.tiers[symbol],
+        book.weights[asset],
+        lots_max,
+    )
 
 
-def healthy_opposites(book: Book, symbol: int, size: int) -> Int64Array:
-    """Return the holders' entries (columns of ``kernels/reprice.py``) on the other side of ``size`` with E > MM."""
-    holders = book.holders[symbol]
-    table = holders.table[: holders.count]
-    standing = book.state[table[:, ROW]]
-    is_healthy = (standing[:, EQUITY] > standing[:, MAINTENANCE]) & (standing[:, UNPRICED] == 0)
-    found: Int64Array = table[is_healthy & (np.sign(table[:, SIZE]) != np.sign(size))]
-    return found
+def columns(table: Int64Array) -> Int64Array:
+    """Return a table by column, each in one piece."""
+    return np.ascontiguousarray(table.T)
 
 
-def lots_within_equity(book: Book, share: Share, row: int, leg: int, lots: int) -> int:
-    """Return how many of ``lots`` a winner can close with E >= 0 after.
+def to_valuation(amounts: Int64Array, asset_price: int) -> Int64Array:
+    """Return settlement units >= 0 in valuation units, rounded down."""
+    if asset_price == UNIT:
+        return amounts
+    return np.array([amount * asset_price // UNIT for amount in amounts.tolist()], dtype=np.int64)
 
-    Where the settlement asset has a haircut, a close costs more than its loss: profit that counted in full becomes a
-    balance that counts at its weight. The equity after k lots is computed exactly, and falls with k, so halving finds
-    the largest.
-    """
-    symbol, asset = share.symbol, book.settle[share.symbol]
-    held, cost = book.position(row, symbol, leg)
-    balance, step = book.wallet(row, asset), book.instruments[symbol].lot_steps
-    sign = 1 if share.size > 0 else -1
-    pnl_before = book.position_values(symbol, held, cost)[0]
 
-    def after(count: int) -> int:
-        size = count * step
-        released = cost * size // abs(held)
-        cash = -share.cash * size // abs(share.size)
-        pnl = book.position_values(symbol, held + sign * size, cost - released)[0]
-        wallet_change = book.balance_value(asset, balance + cash + released) - book.balance_value(asset, balance)
-        return book.equity(row) - pnl_before + pnl + wallet_change
+@dataclass(frozen=True, slots=True, eq=False)
+class NameOrder:
+    """Where each row stands by account, then bucket, and the number of its account."""
 
-    low, high = 0, lots
-    while low < high:
-        middle = (low + high + 1) // 2
-        if after(middle) >= 0:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    ranks: Int64Array
+    accounts: Int64Array
+
+
+_name_orders: WeakKeyDictionary[Book, NameOrder] = WeakKeyDictionary()
+
+
+def name_order(book: Book) -> NameOrder:
+    """Return the order of the book's rows; it is made anew only where rows were opened since, for none ever closes."""
+    known = _name_orders.get(book)
+    if known is None or known.ranks.size != len(book.accounts):
+        rows = sorted(range(len(book.accounts)), key=book.buckets.__getitem__)
+        rows.sort(key=book.accounts.__getitem__)
+        ranks = np.empty(len(rows), dtype=np.int64)
+        ranks[rows] = np.arange(len(rows))
+        numbers: dict[str, int] = {}
+        accounts = [numbers.setdefault(account, len(numbers)) for account in book.accounts]
+        known = _name_orders[book] = NameOrder(ranks, np.array(accounts, dtype=np.int64))
+    return known
