@@ -1,4 +1,6 @@
-"""Which positions a wave of auto-deleveraging may take from, how much of each, and in what order (README, "Auto-deleveraging").
+"""Which positions a wave of auto-deleveraging may take from, how much of each, and in what order.
+
+Source: README, "Auto-deleveraging".
 
 A crash brings thousands of waves over thousands of holders: what looks at all of them is here, and what concerns the
 few that give something is in ``adl.py`` and ``takeover.py``. Comparisons are exact: products are as wide as they get.
