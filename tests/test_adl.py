@@ -18,7 +18,7 @@ from engine.core.shard import Shard
 from engine.edges.digest import state_hash
 from engine.errors import InvariantError
 from engine.units import UNIT
-from tests.scenarios import Desk, buy, decimal, deposit, kinds, mark, of, one, pick, sell, withdraw
+from tests.scenarios import Desk, buy, control, decimal, deposit, kinds, mark, of, one, pick, sell, withdraw
 
 
 @dataclass(frozen=True)
@@ -466,21 +466,46 @@ def test_waves_do_not_depend_on_the_order_in_which_accounts_were_opened(rule):
     assert sum(decimal(qty) for _, qty, _ in waves[0]) == 45
 
 
-@pytest.mark.parametrize(("deposited", "is_taken"), [("20000.00039999", False), ("20000.0004", True)])
-def test_winner_is_left_solvent_where_one_unit_of_the_coin_is_worth_many_cents_of_a_cent(deposited, is_taken):
+def alice_loses_a_coin_on_three_lots():
+    """Alice has half a coin of 60,000 dollars and loses one and a half: who takes her lots, worth 1.5, pays 2.5.
+
+    All is paused, so that others can come in at the mark that ruined her.
+    """
     contract = {"settle": "COIN", "price_tick": "0.01", "lot": "1", "tiers": [["0", "0.01", "50"]]}
     desk = Desk(instruments={"ABCCOIN": contract}, assets={"COIN": {"price": "60000"}})
     desk.tell(mark("1", "ABCCOIN"), deposit("alice", "0.5", "COIN"), buy("alice", "3", "1", "ABCCOIN"))
-    # She has half a coin and lost one and a half: who takes all three lots, worth 1.5, pays 2.5.
-    desk.tell(mark("0.5", "ABCCOIN"))
-    outputs = desk.tell(deposit("bob", deposited), sell("bob", "1", "0.5", "ABCCOIN"))
-    # A third of 2.5 is 0.83333333.., paid up to the next unit of the coin: 0.33333334 above the worth of one lot. That
-    # is 20,000.0004 dollars and not 20,000, and bob must have them.
-    assert [pick(body, "counterparty qty cash") for body in of(outputs, "adl")] == (
-        [("bob", "1", "0.83333333")] if is_taken else []
-    )
-    assert decimal(desk.equity("bob")) >= 0
-    assert desk.qty("bob", "ABCCOIN") == ("0" if is_taken else "-1")
+    desk.tell(control("pause", scope="all", reason="drill"), mark("0.5", "ABCCOIN"))
+    return desk
+
+
+@pytest.mark.parametrize(("deposited", "is_taken"), [("20000.00039999", False), ("20000.0004", True)])
+def test_who_takes_the_last_part_can_pay_what_the_others_roundings_left_over(deposited, is_taken):
+    desk = alice_loses_a_coin_on_three_lots()
+    for name, amount in (("bob", "50000"), ("cat", "50000"), ("dan", deposited)):
+        desk.tell(deposit(name, amount), sell(name, "1", "0.5", "ABCCOIN"))
+    outputs = desk.tell(control("resume", scope="all", reason="drill"))
+    # A third is 0.83333333.., which bob and cat pay rounded down, so that dan's is 0.83333334: that is 0.33333334 coins
+    # or 20,000.0004 dollars more than a lot is worth.
+    parts = [("bob", "0.83333333"), ("cat", "0.83333333"), ("dan", "0.83333334")][: 3 if is_taken else 2]
+    assert [pick(body, "counterparty cash") for body in of(outputs, "adl")] == parts
+    wave = pick(one(outputs, "adl_wave"), "needed_qty taken_qty counterparties")
+    assert wave == (("3", "3", 3) if is_taken else ("3", "2", 2))
+    assert desk.equity("dan") == ("0" if is_taken else deposited)
+    assert desk.qty("alice", "ABCCOIN") == ("0" if is_taken else "1")
+    if not is_taken:
+        outputs = desk.tell(deposit("dan", "0.00000001"))
+        assert [body["counterparty"] for body in of(outputs, "adl")] == ["dan"]
+
+
+def test_wave_from_which_nothing_can_be_taken_is_none():
+    desk = alice_loses_a_coin_on_three_lots()
+    desk.tell(deposit("$insurance", "40000"), deposit("dan", "20000.0002"), sell("dan", "1", "0.5", "ABCCOIN"))
+    outputs = desk.tell(control("resume", scope="all", reason="drill"))
+    # The fund pays 1.66666666 for two lots worth 1, and has 0.0004 dollars left. Dan cannot pay the
+    # 0.83333334 that are left to be paid.
+    assert positions(one(outputs, "takeover")) == [("ABCCOIN", "2")]
+    assert kinds(outputs)[-1] == "adl_remaining"
+    assert (of(outputs, "adl_wave"), desk.equity("dan"), desk.equity("$insurance")) == ([], "20000.0002", "0.0004")
 
 
 # -------------------------------------------------------------------------------------------- what is stuck stays stuck

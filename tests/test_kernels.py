@@ -706,7 +706,6 @@ class Close:
     def wave(self) -> Any:
         """Return what the kernels are told of the wave, as the core works it out."""
         size, cash = self.closing.failing
-        asset_price = self.closing.asset_price
         given = {
             waves.FAILING_SIZE: size,
             waves.FAILING_CASH: cash,
@@ -714,8 +713,7 @@ class Close:
             waves.LOSS: self.closing.loss(self.listing.contract),
             waves.LOSS_LOTS: abs(size) // self.lot_steps,
             waves.MARK: self.closing.price,
-            waves.ASSET_PRICE: asset_price,
-            waves.ROUNDING: twins.div_up(asset_price, UNIT) + 2,
+            waves.ASSET_PRICE: self.closing.asset_price,
             waves.HAS_HAIRCUT: self.pile.slices != ((0, PPM),),
         }
         return np.array([given[column] for column in range(waves.WAVE_COLUMNS)], dtype=np.int64)
@@ -766,7 +764,7 @@ def test_winners_give_all_the_lots_that_leave_them_solvent_and_not_one_more():
     random = Random(f"{SEED} solvency")
     counted = {"all": 0, "some": 0, "none": 0}
     for close, most in islice(closes(random), 20_000):
-        closing = close.closing
+        closing, wave = close.closing, close.wave()
         # Equities about what closing all of it, or some of it, costs.
         cost = -close.equity_change(random.choice((most, random.randint(1, most))))
         equity = max(1, cost + random.choice((-1, 0, 0, 1, signed(random, 10**6))))
@@ -774,10 +772,16 @@ def test_winners_give_all_the_lots_that_leave_them_solvent_and_not_one_more():
         arrays = [np.array(column, dtype=np.int64) for column in columns]
         lots_max = np.array([most], dtype=np.int64)
         terms = close.listing.spec, close.listing.tiers, close.pile.table
-        waves.lots_within_equity_into(close.wave(), *arrays, *terms, lots_max)
+        waves.lots_within_equity_into(wave, *arrays, *terms, lots_max)
         lots = int(lots_max[0])
         assert 0 <= lots <= most
-        assert lots == 0 or equity + close.equity_change(lots) >= 0, (SEED, close, equity, lots)
+        # Where nothing but the close's part of the loss was looked at, less than a rounding may be missing.
+        is_plain = not wave[waves.HAS_HAIRCUT] and closing.loss(close.listing.contract) * most <= equity * int(
+            wave[waves.LOSS_LOTS]
+        )
+        assert lots == most or not is_plain
+        rounding = twins.div_up(closing.asset_price, UNIT) + 2 if is_plain else 0
+        assert lots == 0 or equity + close.equity_change(lots) >= -rounding, (SEED, close, equity, lots)
         assert lots == most or equity + close.equity_change(lots + 1) < 0, (SEED, close, equity, lots)
         counted["all" if lots == most else "some" if lots else "none"] += 1
     assert min(counted.values()) > 500

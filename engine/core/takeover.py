@@ -28,8 +28,8 @@ from engine.core.kernels.waves import (
     LOSS_LOTS,
     LOT_STEPS,
     MARK,
-    ROUNDING,
     WAVE_COLUMNS,
+    equity_change,
     lots_within_equity_into,
     opposites_into,
 )
@@ -183,12 +183,15 @@ def balance_worth(book: Book, balances: list[int], asset: int, target: int) -> i
     return low
 
 
+def part_cash(share: Share, size: int) -> int:
+    """Return the cash of ``size`` steps of what is left: its share rounded down, the last part the rest."""
+    return share.cash_left if size == share.left else share.cash * abs(size) // abs(share.size)
+
+
 def take_part(share: Share, size: int) -> tuple[int, int]:
     """Take ``size`` steps (signed) off what is left; return their cash and their part of the equity."""
-    if size == share.left:
-        cash, equity = share.cash_left, share.equity_left
-    else:
-        cash = share.cash * abs(size) // abs(share.size)
+    cash, equity = part_cash(share, size), share.equity_left
+    if size != share.left:
         # Each part of a loss is rounded away from zero, but never beyond what is left of it.
         equity = max(share.equity * abs(size) // abs(share.size), min(share.equity_left, 0))
     share.left -= size
@@ -244,7 +247,7 @@ def fund_capacity(book: Book, share: Share) -> int:
 
     def after(count: int) -> int:
         size = sign * count * instrument.lot_steps
-        cash = share.cash_left if size == share.left else share.cash * abs(size) // abs(share.size)
+        cash = part_cash(share, size)
         worth = fill_cash(book, share.symbol, -size, book.marks[share.symbol].value)
         return equity + (worth - cash) * book.asset_prices[book.settle[share.symbol]].value // UNIT
 
@@ -302,11 +305,16 @@ def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
     if candidates is None:
         return
     winners = candidates.winners
-    allocation = allocate(book.policy.adl_rule, winners, needed)
+    allocation = allocate(book.policy.adl_rule, winners, needed).copy()
     step = instrument.lot_steps if share.left > 0 else -instrument.lot_steps
     for index in np.flatnonzero(allocation).tolist():
-        row, leg = int(candidates.rows[index]), int(candidates.legs[index])
-        deleverage_one(shard, episode, share, row, leg, step * int(allocation[index]))
+        row, leg, size = int(candidates.rows[index]), int(candidates.legs[index]), step * int(allocation[index])
+        if is_solvent_after(book, share, row, leg, size):
+            deleverage_one(shard, episode, share, row, leg, size)
+        else:
+            allocation[index] = 0
+    if not allocation.any():
+        return
     scale = instrument.lot_steps
     fields = {
         "liquidation_id": episode.liquidation_id,
@@ -319,6 +327,19 @@ def deleverage(shard: Shard, episode: Episode, share: Share) -> None:
     }
     shard.emit(EVENTS_TOPIC, book.accounts[episode.row], "adl_wave", fields)
     episode.outcome = "deleveraged"
+
+
+def is_solvent_after(book: Book, share: Share, taker: int, taker_leg: int, size: int) -> bool:
+    """Return whether a winner has E >= 0 after it closed ``size`` of its position, to the last unit.
+
+    Whoever takes the last part pays what the roundings of the others left over. Where that is more than it has, its
+    part stays open and is tried again.
+    """
+    symbol, asset = share.symbol, book.settle[share.symbol]
+    wave = wave_terms(book, symbol, size, part_cash(share, size))
+    position = (*book.position(taker, symbol, taker_leg), book.wallet(taker, asset))
+    terms = book.specs[symbol], book.tiers[symbol], book.weights[asset]
+    return bool(book.equity(taker) + equity_change(wave, position, *terms, int(wave[LOSS_LOTS])) >= 0)
 
 
 def deleverage_one(shard: Shard, episode: Episode, share: Share, taker: int, taker_leg: int, size: int) -> None:
@@ -398,17 +419,7 @@ def healthy_opposites(shard: Shard, symbol: int, size: int) -> Int64Array:
 def lots_within_equity(book: Book, share: Share, positions: Int64Array, lots_max: Int64Array) -> None:
     """Lower ``lots_max`` to what the winners who hold ``positions`` (by column) can close with E >= 0 after."""
     symbol, asset = share.symbol, book.settle[share.symbol]
-    mark, asset_price = book.marks[symbol].value, book.asset_prices[asset].value
-    wave = np.zeros(WAVE_COLUMNS, dtype=np.int64)
-    wave[FAILING_SIZE], wave[FAILING_CASH] = share.size, share.cash
-    wave[LOT_STEPS] = book.instruments[symbol].lot_steps
-    # What takers of the whole position pay above its worth at the mark: their loss, spread over its lots.
-    paid_above = share.cash - fill_cash(book, symbol, -share.size, mark)
-    wave[LOSS], wave[LOSS_LOTS] = paid_above * asset_price // UNIT + 1, abs(share.size) // wave[LOT_STEPS]
-    wave[MARK], wave[ASSET_PRICE] = mark, asset_price
-    # Of one close the cash is rounded to a unit of the asset; its value and the PnL left, to one of valuation.
-    wave[ROUNDING] = div_up(asset_price, UNIT) + 2
-    wave[HAS_HAIRCUT] = book.assets[asset].weights != FULL_WEIGHT
+    wave = wave_terms(book, symbol, share.size, share.cash)
     lots_within_equity_into(
         wave,
         positions[SIZE],
@@ -420,6 +431,21 @@ def lots_within_equity(book: Book, share: Share, positions: Int64Array, lots_max
         book.weights[asset],
         lots_max,
     )
+
+
+def wave_terms(book: Book, symbol: int, size: int, cash: int) -> Int64Array:
+    """Return what is the same for all who take some of ``size`` steps that go for ``cash``: see the kernels."""
+    asset = book.settle[symbol]
+    mark, asset_price = book.marks[symbol].value, book.asset_prices[asset].value
+    # What takers of the whole position pay above its worth at the mark: their loss, spread over its lots.
+    loss = (cash - fill_cash(book, symbol, -size, mark)) * asset_price // UNIT + 1
+    lot_steps = book.instruments[symbol].lot_steps
+    wave = np.zeros(WAVE_COLUMNS, dtype=np.int64)
+    wave[FAILING_SIZE], wave[FAILING_CASH], wave[LOT_STEPS] = size, cash, lot_steps
+    wave[LOSS], wave[LOSS_LOTS] = loss, abs(size) // lot_steps
+    wave[MARK], wave[ASSET_PRICE] = mark, asset_price
+    wave[HAS_HAIRCUT] = book.assets[asset].weights != FULL_WEIGHT
+    return wave
 
 
 def columns(table: Int64Array) -> Int64Array:

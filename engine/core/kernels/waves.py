@@ -1,6 +1,4 @@
-"""Which positions a wave of auto-deleveraging may take from, how much of each, and in what order.
-
-Source: README, "Auto-deleveraging".
+"""Which positions a wave of auto-deleveraging may take from, how much of each, and in what order (CONTRACT 5.8).
 
 A crash brings thousands of waves over thousands of holders: what looks at all of them is here, and what concerns the
 few that give something is in ``adl.py`` and ``takeover.py``. Comparisons are exact: products are as wide as they get.
@@ -39,29 +37,28 @@ def opposites_into(holders, count, state, is_long, places):
 
 
 # What is the same for all winners of a wave, in one array: the failing position (signed steps, signed cash it goes
-# for) and the steps of a lot; what its takers lose in all, and on how many lots; the two prices; the most that the
-# roundings of one close cost; whether the settlement asset counts for less than its price.
-FAILING_SIZE, FAILING_CASH, LOT_STEPS, LOSS, LOSS_LOTS, MARK, ASSET_PRICE, ROUNDING, HAS_HAIRCUT = range(9)
-WAVE_COLUMNS = 9
+# for) and the steps of a lot; what its takers lose in all, and on how many lots; the two prices; whether the
+# settlement asset counts for less than its price.
+FAILING_SIZE, FAILING_CASH, LOT_STEPS, LOSS, LOSS_LOTS, MARK, ASSET_PRICE, HAS_HAIRCUT = range(8)
+WAVE_COLUMNS = 8
 
 
 @kernel
 def lots_within_equity_into(wave, sizes, costs, balances, equities, spec, tiers, weights, lots_max):
     """Lower ``lots_max`` to what each winner can close with E >= 0 after.
 
-    wave                              int64[9]        columns above
+    wave                              int64[8]        columns above
     sizes, costs, balances, equities  int64[winner]   position, wallet of the settlement asset, equity (> 0) of its row
     spec, tiers, weights              of the instrument and its settlement asset, as in ``margin.py``
     lots_max                          int64[winner]   in: at most what it holds and what is needed; out
 
-    Without a haircut a close costs its part of the loss and a rounding, so that mostly one comparison shows that all
-    can be given. With one it costs more: profit that counted in full becomes a balance that counts at its weight. The
-    equity after k lots is computed exactly then, and falls with k, so halving finds the largest.
+    Without a haircut a close costs its part of the loss, so that mostly one comparison shows that all can be given, but
+    for roundings: who closes is looked at once more, with the very cash it pays. With a haircut it costs more: profit
+    that counted in full becomes a balance that counts at its weight. The equity after k lots is computed exactly then,
+    and falls with k, so halving finds the largest.
     """
     for winner in range(sizes.size):
-        room = equities[winner] - wave[ROUNDING]
-        is_close = room < 0 or _is_more(wave[LOSS], lots_max[winner], room, wave[LOSS_LOTS])
-        if wave[HAS_HAIRCUT] == 0 and not is_close:
+        if wave[HAS_HAIRCUT] == 0 and not _is_more(wave[LOSS], lots_max[winner], equities[winner], wave[LOSS_LOTS]):
             continue
         position = sizes[winner], costs[winner], balances[winner]
         low, high = np.int64(0), lots_max[winner]
