@@ -114,11 +114,9 @@ class _Search:
             lots = self.try_reach(forced)
             if lots is None:
                 return None
-            before: list[int] | None = None
-            while lots != before:
-                # What one lever gives back can make room for another to: a sale that brought less than it took.
-                before = list(lots)
-                self.prune(lots, forced)
+            # What one lever gives back can make room for another to: a sale that brought less than it took.
+            while self.prune(lots, forced):
+                pass
             dust = self.dust(lots)
             if not dust:
                 return lots
@@ -163,13 +161,15 @@ class _Search:
             ladder.freed_by(ladder.value_of(count)) for ladder, count in zip(ladders, lots, strict=True) if count
         )
 
-    def prune(self, lots: list[int], forced: Sequence[int]) -> None:
-        """Give back, from the dearest run to the cheapest, the lots that the target does not need."""
+    def prune(self, lots: list[int], forced: Sequence[int]) -> bool:
+        """Give back, from the dearest run to the cheapest, what the target does not need; return whether there was any."""
+        before = sum(lots)
         effects = [lever.effect(count) for lever, count in zip(self.levers, lots, strict=True)]
         for run in reversed(self.runs):
             if run.start < lots[run.lever] <= run.stop and not forced[run.lever]:
                 lots[run.lever] = self.fewest(run.lever, lots[run.lever], effects)
                 effects[run.lever] = self.levers[run.lever].effect(lots[run.lever])
+        return sum(lots) < before
 
     def fewest(self, index: int, lots: int, effects: Sequence[tuple[int, int]]) -> int:
         """Return the fewest lots of one lever with which the target holds; with ``lots`` it does.
