@@ -128,15 +128,15 @@ MUTANTS = (
     ),
     Mutant(
         "winner on the same side",
-        TAKEOVER,
-        "(np.sign(table[:, SIZE]) != np.sign(size))",
-        "(np.sign(table[:, SIZE]) == np.sign(size))",
+        "engine/core/kernels/waves.py",
+        "if (holders[place, SIZE] > 0) == is_long or",
+        "if (holders[place, SIZE] > 0) != is_long or",
     ),
     Mutant(
         "winner in an episode",
         TAKEOVER,
-        "if row in (INSURANCE_ROW, episode.row) or row in shard.episodes:",
-        "if row in (INSURANCE_ROW, episode.row):",
+        "if int(rows[index]) in shard.episodes]",
+        "if int(rows[index]) in shard.stuck]",
         ("tests/test_takeover.py",),
     ),
     Mutant(

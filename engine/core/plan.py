@@ -162,7 +162,7 @@ class _Search:
         )
 
     def prune(self, lots: list[int], forced: Sequence[int]) -> bool:
-        """Give back, from the dearest run to the cheapest, what the target does not need; return whether there was any."""
+        """Give back, from the dearest run to the cheapest, what the target does not need; return if there was any."""
         before = sum(lots)
         effects = [lever.effect(count) for lever, count in zip(self.levers, lots, strict=True)]
         for run in reversed(self.runs):
