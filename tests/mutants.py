@@ -131,6 +131,7 @@ MUTANTS = (
         "engine/core/kernels/waves.py",
         "if (holders[place, SIZE] > 0) == is_long or",
         "if (holders[place, SIZE] > 0) != is_long or",
+        ("tests/test_takeover.py",),
     ),
     Mutant(
         "winner in an episode",

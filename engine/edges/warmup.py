@@ -38,6 +38,13 @@ def warm_up() -> dict[str, Any]:
         Transfer("2", "a", "BTC", (1, 0), 2),
         Fill("1", "a", "LINEAR", "buy", (1, 0), (100, 0), 3),
         Fill("2", "a", "INVERSE", "buy", (1, 0), (100, 0), 3),
+        # The last mark leaves b bankrupt, and c and d, who have won, are deleveraged.
+        Transfer("3", "b", "USD", (2, 0), 3),
+        Transfer("4", "c", "USD", (1000, 0), 3),
+        Transfer("5", "d", "USD", (1000, 0), 3),
+        Fill("3", "b", "LINEAR", "buy", (1, 0), (100, 0), 3),
+        Fill("4", "c", "LINEAR", "sell", (1, 0), (100, 0), 3),
+        Fill("5", "d", "LINEAR", "sell", (1, 0), (100, 0), 3),
         Funding("LINEAR", (1, 4), 4),
         AssetPrice("BTC", (99, 0), 5),
         Mark("LINEAR", (1, 0), 6),
