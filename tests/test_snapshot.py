@@ -432,6 +432,7 @@ def test_outputs_that_wait_to_be_sent_stop_a_snapshot():
 
 def test_number_that_is_none_of_pythons_stops_a_snapshot():
     shard = busy_shard()
+    # What the types forbid is what a line without types, in a kernel's wake, could still do.
     shard.last_orders[0] = np.int64(1)  # type: ignore[assignment]
     with pytest.raises(TypeError):
         snapshot_of(shard)

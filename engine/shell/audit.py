@@ -17,7 +17,7 @@ import asyncio
 import base64
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -172,15 +172,13 @@ async def audit_shard(kafka: Kafka, origin: Origin, *, since: Snapshot | None, e
 
 async def noted_states(kafka: Kafka, shard: int) -> dict[int, str]:
     """Return the state hashes that the journal holds, by batch."""
-    place = Place(JOURNAL_TOPIC, shard)
-    first, last = await kafka.edges([place])
     found = {}
-    async with kafka.reader(first, what=JOURNAL_TOPIC) as reader:
-        while await reader.position(place) < last[place]:
-            for item in await reader.read(wait_ms=100, records_max=READ_MAX):
-                record = decode_journal(item.value, f"{JOURNAL_TOPIC}-{shard} offset {item.offset}")
-                if isinstance(record, OrderRecord) and record.checked is not None:
-                    found[record.checked.batch] = record.checked.state_hash
+    # Closed at once also where a record is none: a generator that is only dropped keeps its connection for a while.
+    async with aclosing(kafka.committed_records(Place(JOURNAL_TOPIC, shard))) as items:
+        async for item in items:
+            record = decode_journal(item.value, f"{JOURNAL_TOPIC}-{shard} offset {item.offset}")
+            if isinstance(record, OrderRecord) and record.checked is not None:
+                found[record.checked.batch] = record.checked.state_hash
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from engine.core.shard import Shard
@@ -60,14 +59,11 @@ class Follower:
         self.stack = AsyncExitStack()
         self.tail: Reader | None = None
         self.events = 0
-        self.last_record: OrderRecord | None = None
 
     async def __aenter__(self) -> Follower:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def start(self, snapshot: Snapshot | None = None) -> None:
@@ -113,7 +109,6 @@ class Follower:
             records = await self.inputs.take(record.runs)
             lines = self.fold.replay_batch(record, data, records)
             self.events += len(records)
-            self.last_record = record
             if self.judge is not None:
                 await self.judge(record, records, lines, self.fold)
         if self.fold is not None:

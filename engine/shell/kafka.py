@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -34,6 +34,8 @@ from engine.shell.kafka_connection import (
     producer_options,
 )
 
+# Records held at a time of a partition that is read through.
+READ_MAX = 2000
 # How long a client may take to say goodbye.
 CLOSE_S = 3.0
 # What a broker that was asked to do a thing may answer when the thing is done already.
@@ -67,9 +69,22 @@ class Kafka:
         """Return a reader of partitions from the given offsets on, to be entered as a context."""
         return Reader(self, offsets, what)
 
+    async def committed_records(
+        self, place: Place, *, since: int = 0, last_offsets: int | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what is committed in a partition now: from offset ``since`` on, of the ``last_offsets`` where given."""
+        first, last = await self.edges([place])
+        begin = max(first[place], since)
+        if last_offsets is not None:
+            begin = max(begin, last[place] - last_offsets)
+        async with self.reader({place: begin}, what=place.topic) as reader:
+            while await reader.position(place) < last[place]:
+                for record in await reader.read(wait_ms=100, records_max=READ_MAX):
+                    yield record
+
     async def edges(self, places: Iterable[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
         """Return the first offset of each partition, and the one after its last committed record."""
-        consumer = AIOKafkaConsumer(**consumer_options(self.config), group_id=None)
+        consumer = AIOKafkaConsumer(**consumer_options(self.config, self.connection), group_id=None)
         partitions = {TopicPartition(self.physical(place.topic), place.partition): place for place in places}
         async with connecting(self.config, "offsets"), stopping(consumer):
             # Assigned first: their leaders are then known from the start, and not asked for one topic after the other.
@@ -84,7 +99,7 @@ class Kafka:
 
     async def committed(self, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
         """Return the offsets that a group has committed, None where it has none."""
-        consumer = AIOKafkaConsumer(**consumer_options(self.config), group_id=group)
+        consumer = AIOKafkaConsumer(**consumer_options(self.config, self.connection), group_id=group)
         found = {}
         async with connecting(self.config, "committed offsets"), stopping(consumer):
             partitions = {place: TopicPartition(self.physical(place.topic), place.partition) for place in places}
@@ -147,7 +162,7 @@ class Reader:
         self.what = what
         self.partitions = {TopicPartition(kafka.physical(place.topic), place.partition): place for place in offsets}
         self.offsets = dict(offsets)
-        self.consumer = AIOKafkaConsumer(**consumer_options(kafka.config), group_id=None)
+        self.consumer = AIOKafkaConsumer(**consumer_options(kafka.config, kafka.connection), group_id=None)
 
     async def __aenter__(self) -> Reader:
         """Connect and go to the offsets."""
@@ -198,7 +213,7 @@ class Writer:
         self.kafka = kafka
         self.group = group
         self.producer = AIOKafkaProducer(
-            **producer_options(kafka.config),
+            **producer_options(kafka.config, kafka.connection),
             transactional_id=transactional_id,
             transaction_timeout_ms=kafka.config.kafka.transaction_timeout_ms,
         )
@@ -255,7 +270,7 @@ class PlainWriter:
 
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
-        self.producer = AIOKafkaProducer(**producer_options(kafka.config), enable_idempotence=True)
+        self.producer = AIOKafkaProducer(**producer_options(kafka.config, kafka.connection), enable_idempotence=True)
 
     async def start(self) -> None:
         """Connect."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiokafka.producer.sender
@@ -101,16 +101,15 @@ CERTIFICATE_KEYS = {
 
 async def try_cause(config: ServiceConfig) -> tuple[str, BaseException] | None:
     """Return the address of a broker that does not let us in and what happened there; None if all do."""
-    todo, seen = config.kafka.bootstrap_servers.split(","), set()
-    while todo:
-        address = todo.pop(0)
-        seen.add(address)
+    # Each broker names all others: a list that grows while it is walked, every address once.
+    addresses = config.kafka.bootstrap_servers.split(",")
+    for address in addresses:
         host, _, port = address.rpartition(":")
         try:
             others = await brokers_at(config, host.strip("[]"), int(port))
         except (KafkaError, OSError, EOFError, TimeoutError, ValueError, AssertionError) as error:
             return address, error
-        todo += [other for other in others if other not in seen]
+        addresses += [other for other in others if other not in addresses]
     return None
 
 
@@ -207,10 +206,10 @@ def ssl_context(kafka: KafkaConfig) -> ssl.SSLContext:
     return context
 
 
-def consumer_options(config: ServiceConfig) -> dict[str, Any]:
-    """Return what every consumer is told."""
+def consumer_options(config: ServiceConfig, connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every consumer is told, beside how to reach the cluster."""
     return {
-        **connection_options(config),
+        **connection,
         "retry_backoff_ms": CONSUMER_BACKOFF_MS,
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
@@ -224,10 +223,10 @@ def consumer_options(config: ServiceConfig) -> dict[str, Any]:
     }
 
 
-def producer_options(config: ServiceConfig) -> dict[str, Any]:
-    """Return what every producer is told."""
+def producer_options(config: ServiceConfig, connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every producer is told, beside how to reach the cluster."""
     return {
-        **connection_options(config),
+        **connection,
         "acks": "all",
         "linger_ms": 0,
         "max_batch_size": BATCH_BYTES,

@@ -37,9 +37,7 @@ class Status:
 
     state: str = "starting"
     records: int = 0
-    lines: int = 0
     batches: int = 0
-    commit_s: float = 0.0
 
 
 class Session:
@@ -91,7 +89,6 @@ class Session:
             self.opened_s = time.monotonic()
         lines = self.fold.apply(records)
         self.status.records += len(records)
-        self.status.lines += len(lines)
         if self.plain is not None and lines:
             self.sent += await self.plain.send(self.shard, lines)
 
@@ -134,7 +131,6 @@ class Session:
         position.journal_offset = await self.writer.commit(self.shard, lines, offsets)
         self.committed_s = time.monotonic()
         self.status.batches += 1
-        self.status.commit_s = self.committed_s - started_s
 
 
 def journal_line(shard: int, data: bytes) -> Line:

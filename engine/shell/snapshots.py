@@ -80,25 +80,16 @@ class Snapshots:
 
     async def _last_batch(self) -> int:
         """Return the number of the journal's last record, 0 without one."""
-        place, batch = Place(JOURNAL_TOPIC, self.shard), 0
-        first, last = await self.kafka.edges([place])
         # A marker of a transaction takes an offset of its own, one that was aborted those of its records, too.
-        begin = {place: max(first[place], last[place] - TAIL)}
-        async with self.kafka.reader(begin, what=JOURNAL_TOPIC) as reader:
-            while await reader.position(place) < last[place]:
-                for record in await reader.read(wait_ms=100):
-                    batch = load_json(record.value)["batch"]
+        batch = 0
+        async for record in self.kafka.committed_records(Place(JOURNAL_TOPIC, self.shard), last_offsets=TAIL):
+            batch = load_json(record.value)["batch"]
         return batch
 
     async def _fetch(self) -> bool:
         """Bring the published snapshot to the folder; return whether there was a whole one."""
-        place = Place(SNAPSHOTS_TOPIC, self.shard)
-        first, last = await self.kafka.edges([place])
-        latest: dict[str, bytes] = {}
-        async with self.kafka.reader(first, what=SNAPSHOTS_TOPIC) as reader:
-            while await reader.position(place) < last[place]:
-                for record in await reader.read(wait_ms=100):
-                    latest[record.key.decode()] = record.value
+        records = self.kafka.committed_records(Place(SNAPSHOTS_TOPIC, self.shard))
+        latest: dict[str, bytes] = {record.key.decode(): record.value async for record in records}
         stored = [self._store(slot, latest) for slot in SLOTS]
         return any(stored)
 

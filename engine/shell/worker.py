@@ -140,13 +140,9 @@ class Worker:
         if self.fold is None:
             return
         place, position = Place(JOURNAL_TOPIC, self.shard), self.fold.position
-        first, last = await self.kafka.edges([place])
-        begin = {place: max(first[place], position.journal_offset + 1)}
-        async with self.kafka.reader(begin, what=JOURNAL_TOPIC) as reader:
-            while await reader.position(place) < last[place]:
-                for record in await reader.read(wait_ms=100):
-                    if record_hash(record.value) != position.chain:
-                        raise FencedError(f"shard {self.shard}: another instance has taken this shard over")
+        records = self.kafka.committed_records(place, since=position.journal_offset + 1)
+        if {record_hash(record.value) async for record in records} - {position.chain}:
+            raise FencedError(f"shard {self.shard}: another instance has taken this shard over")
 
     async def check_offsets(self, position: Position) -> None:
         """Raise InvariantError unless the committed offsets are those of the journal.

@@ -20,7 +20,6 @@ import pytest
 
 from engine.edges.journal import JOURNAL_TOPIC
 from engine.errors import BrokerError, FencedError
-from engine.shell import kafka_connection
 from engine.shell.kafka import Kafka
 from engine.shell.service import Service, origin_of
 from engine.shell.snapshots import Snapshots
@@ -80,8 +79,7 @@ async def local(folder: Path, fake: Fake, *, seed: int, inputs: int = INPUTS) ->
 def worker_of(deployment: Deployment, client: str) -> Worker:
     """Return a worker whose producer is known to the broker as ``client``; what its readers ask for changes nothing."""
     kafka, origin = Kafka(deployment.config), origin_of(deployment.config, 0)
-    options = {**kafka_connection.connection_options(deployment.config), "client_id": client}
-    with patch.object(kafka_connection, "connection_options", return_value=options):
+    with patch.dict(kafka.connection, client_id=client):
         return Worker(kafka, origin, Snapshots(kafka, 0, origin.config_hash))
 
 
