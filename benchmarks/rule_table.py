@@ -159,7 +159,7 @@ def measure_rules(*, accounts: int, seed: int) -> RuleTable:
                 table.bankrupt += 1
                 continue
             account = account_of(shard.book, row, formulas_risk)
-            orders = plan_orders(shard.book, row, shard.book.row_positions[row])
+            orders = plan_orders(shard.book, row, shard.book.positions_of(row))
             if orders.certificate is None:
                 raise SystemExit(f"{account.name}: a plan without a certificate")
             table.add(account, engine_plan(shard.book, row, account, orders), orders.certificate)
@@ -189,7 +189,7 @@ def liquidatable_rows(book: Book) -> Iterator[int]:
 def account_of(book: Book, row: int, risk: dict[str, Any]) -> Account:
     """Return a row as the rules see it: the holdings from the book, every figure from the formulas."""
     held = []
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         instrument, mark = book.instruments[symbol], book.marks[symbol].value
         held.append(
             Held.of(
@@ -201,7 +201,7 @@ def account_of(book: Book, row: int, risk: dict[str, Any]) -> Account:
                 asset_price(book, book.settle[symbol]),
             )
         )
-    settles = {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    settles = {book.settle[symbol] for symbol, _ in book.positions_of(row)}
     wallets = tuple(
         Wallet(risk, book.assets[asset].name, book.wallet(row, asset), asset_price(book, asset))
         for asset in range(len(book.assets))
@@ -228,8 +228,6 @@ def asset_price(book: Book, asset: int) -> Fraction:
 def engine_plan(book: Book, row: int, account: Account, orders: Send) -> Done:
     """Return what the engine's closes and sales do."""
     sizes = {(order.symbol, order.leg): abs(order.size) for order in orders.closes}
-    lots = [
-        sizes.get((symbol, leg), 0) // book.instruments[symbol].lot_steps for symbol, leg in book.row_positions[row]
-    ]
+    lots = [sizes.get((symbol, leg), 0) // book.instruments[symbol].lot_steps for symbol, leg in book.positions_of(row)]
     sales = [(book.assets[sale.asset].name, sale.amount, book.assets[sale.for_asset].name) for sale in orders.sales]
     return sell(account, close(account, lots), sales)

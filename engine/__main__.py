@@ -56,6 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, help="folder for outputs, final book, summary and report")
     replay.add_argument("--format", help="name of the files' format, where it is not recognised")
     replay.add_argument("--batch", type=int, default=4096, help="messages a batch; never changes a result (4096)")
+    replay.add_argument(
+        "--verify",
+        type=int,
+        default=0,
+        metavar="N",
+        help="at every N-th message hold the trigger index against a look at everybody; stops at the first difference",
+    )
     replay.add_argument("--shard", metavar="K/N", help="be shard K of N: its part of the book, its number in outputs")
     replay.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -192,6 +199,7 @@ def run_replay_verb(options: argparse.Namespace) -> int:
         format=options.format,
         title=f"Replay of {', '.join(path.name for path in options.events[:3])}",
         batch=options.batch,
+        verify_every=max(options.verify, 0),
         show_progress=not options.quiet,
         shard=shard,
         shards=shards,

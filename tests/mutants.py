@@ -1,4 +1,4 @@
-"""Thirty planted bugs, each of which the quick simulation or the unit tests must catch: ``python -m tests.mutants``.
+"""Planted bugs, each of which the quick simulation or the unit tests must catch: ``python -m tests.mutants``.
 
 Each is one change of one place of the engine, made in a copy of the tree. First the simulation runs some seeds, and
 where it sees nothing the tests named run as well. A bug that hangs counts as caught. Names as arguments choose some.
@@ -40,6 +40,12 @@ LEDGER = "engine/core/ledger.py"
 GUARDS = "engine/core/guards.py"
 DEBTS = "engine/core/debts.py"
 MACHINE = "engine/core/machine.py"
+PRICING = "engine/core/pricing.py"
+ROWS = "engine/core/kernels/rows.py"
+SEGMENTS = "engine/core/kernels/segments.py"
+TABLES = "engine/core/tables.py"
+TRIGGERS = "engine/core/kernels/triggers.py"
+INDEX_TESTS = ("tests/test_triggers.py",)
 
 MUTANTS = (
     Mutant(
@@ -129,8 +135,8 @@ MUTANTS = (
     Mutant(
         "winner on the same side",
         "engine/core/kernels/waves.py",
-        "if (holders[place, SIZE] > 0) == is_long or",
-        "if (holders[place, SIZE] > 0) != is_long or",
+        "if (t.positions[id_].size > 0) == is_long or",
+        "if (t.positions[id_].size > 0) != is_long or",
         ("tests/test_takeover.py",),
     ),
     Mutant(
@@ -184,8 +190,8 @@ MUTANTS = (
     Mutant(
         "bucket keeps its rest",
         LIQUIDATION,
-        "        if rest > 0 and not book.row_positions[row]:",
-        "        if rest > UNIT and not book.row_positions[row]:",
+        "        if rest > 0 and not book.positions_of(row):",
+        "        if rest > UNIT and not book.positions_of(row):",
         ("tests/test_liquidation.py",),
     ),
     Mutant(
@@ -235,6 +241,203 @@ MUTANTS = (
         "        while enough - short > 1:\n",
         "        while enough - short > 2:\n",
         ("tests/test_plan.py",),
+    ),
+    # The trigger index: each of these lets somebody be passed by.
+    Mutant(
+        "budgets are too large",
+        TRIGGERS,
+        "budget = max(slack_per_claim * claim / highest - kept, 0.0)",
+        "budget = max(1.3 * slack_per_claim * claim / highest - kept, 0.0)",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "budgets of an asset are too large",
+        TRIGGERS,
+        "budget = max(slack_per_claim * claim - kept, 0.0) * _UNIT",
+        "budget = max(1.3 * slack_per_claim * claim - kept, 0.0) * _UNIT",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "shares are of another figure than claims",
+        TRIGGERS,
+        "claim = share_weight(float(spec[SWING_PPM]) / _PPM, float(counted))",
+        "claim = share_weight(float(spec[SWING_PPM]) / _PPM, notional * worth)",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "tiers above are not walked",
+        TRIGGERS,
+        "if slope > 0.0 and distance * slope >= budget:",
+        "if slope > 0.0:",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "a rise brings no margin",
+        TRIGGERS,
+        "        slope = max(cost + float(tiers[tier, RATE]) / _PPM * per_margin, 0.0)\n",
+        "        slope = max(cost, 0.0)\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "a rise that brings profit is harmless",
+        TRIGGERS,
+        "low, high = notional - budget, risen_notional(tiers, tier, notional, budget, per_margin, -1.0)",
+        "low, high = notional - budget, np.inf",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "a fall that brings a loss frees no margin",
+        TRIGGERS,
+        "            low = max(low, fallen_notional(tiers, tier, notional, rise, per_rearm, -1.0))\n",
+        "",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "whole tiers do not jump",
+        TRIGGERS,
+        "return step if step > (floor * rate + deduction) * 1e-9 else 0.0",
+        "return 0.0",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "two tiers of one rate hide the jump below them",
+        TRIGGERS,
+        "    while tier > 0:\n        if margin_step",
+        "    if tier > 0:\n        if margin_step",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "asset may rise at will",
+        TRIGGERS,
+        "high = min(price * _ASSET_RISE, price + budget / short if short > 0.0 else np.inf)",
+        "high = price + budget / short if short > 0.0 else np.inf",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "asset does not rise",
+        TRIGGERS,
+        "worth if asset[IS_FIXED] != 0 else worth * _ASSET_RISE",
+        "worth if asset[IS_FIXED] != 0 else worth * 1.0",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "collateral falls at its smallest weight",
+        TRIGGERS,
+        "float(t.weights[t.assets[asset, WEIGHTS_FIRST], 1])",
+        "float(t.weights[t.assets[asset, WEIGHTS_FIRST + 1] - 1, 1])",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "keys are rounded outward",
+        TRIGGERS,
+        "return np.float32(signed + abs(signed) * _INWARD)",
+        "return np.float32(signed - abs(signed) * _INWARD)",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "nothing is kept back for roundings",
+        TRIGGERS,
+        "kept = (added_up + margin * (per_margin + per_rearm)) * _SAFETY + roundings",
+        "kept = 0.0",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "sides of inverse contracts are swapped",
+        TRIGGERS,
+        "if (position.size > 0) != is_inverse:",
+        "if position.size > 0:",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "called row has no excess",
+        TRIGGERS,
+        "    if not is_called:\n        excess_per_claim = -1.0\n",
+        "    excess_per_claim = -1.0\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "row that was looked at keeps its keys",
+        TRIGGERS,
+        "            mark_stale(t, row)\n            if needs_look(t, row):\n",
+        "            if needs_look(t, row):\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "row that needs a look keeps its keys",
+        TRIGGERS,
+        "            mark_stale(t, slot)\n            if needs_a_look(t, slot):\n",
+        "            if not needs_a_look(t, slot):\n                mark_stale(t, slot)\n            else:\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "change of a balance leaves the keys",
+        ROWS,
+        "    t.rows[row, COLD] += change * t.assets[asset, GAP_COLD]\n    mark_stale(t, row)\n",
+        "    t.rows[row, COLD] += change * t.assets[asset, GAP_COLD]\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "change of a position leaves the keys",
+        ROWS,
+        "    mark_stale(t, row)\n    if size == 0:\n",
+        "    if size == 0:\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "change of a flag leaves the keys",
+        ROWS,
+        "        t.rows[row, FLAGS] = after\n        mark_stale(t, row)\n",
+        "        t.rows[row, FLAGS] = after\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "holder that moves up gets the keys of who left",
+        ROWS,
+        "put_key(t.keys, side, base, capacity, slot, t.keys[side, base + last])",
+        "put_key(t.keys, side, base, capacity, slot, t.keys[side, base + slot])",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "stale rows are not shared for before a mark",
+        PRICING,
+        "    share_stale(book.tables.view)\n    before = int(book.tables.symbols[symbol, PRICE])\n",
+        "    before = int(book.tables.symbols[symbol, PRICE])\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "change of parameters leaves the keys",
+        PRICING,
+        "    book.set_all_stale()\n",
+        "",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "first mark has nobody looked at",
+        PRICING,
+        "return symbol_rows_in_need(book, symbol, look_at_all=is_new)",
+        "return symbol_rows_in_need(book, symbol, look_at_all=False)",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "maxima never fall",
+        SEGMENTS,
+        "            if keys[side, above] > before:\n",
+        "            if keys[side, above] >= before:\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "search skips a group",
+        SEGMENTS,
+        "        index = (index + FAN - 1) >> _SHIFT\n",
+        "        index = (index + FAN) >> _SHIFT\n",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "packing leaves the maxima behind",
+        TABLES,
+        "            keys[:, self.used : self.used + size] = self.keys[:, base : base + size]\n",
+        "            keys[:, self.used : self.used + size // 2] = self.keys[:, base : base + size // 2]\n",
+        INDEX_TESTS,
     ),
 )
 

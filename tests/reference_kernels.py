@@ -139,6 +139,22 @@ def needs_a_look(
     return is_watched or is_liquidatable(equity, maintenance, bool(below)) or is_owing or changes_call
 
 
+def row_standing(
+    positions: Iterable[tuple[Contract, int, int, int, int]], balances: Iterable[tuple[Sequence[Slice], int, int]]
+) -> tuple[int, int, int]:
+    """Return equity, maintenance margin and notional of a row; what lacks a price (0) counts for nothing.
+
+    positions: contract, size, cost, mark, asset price · balances: slices, balance, asset price
+    """
+    totals = [0, 0, 0]
+    for contract, size, cost, mark, asset_price in positions:
+        if mark and asset_price:
+            values = position_values(contract, size, cost, mark, asset_price)
+            totals = [total + value for total, value in zip(totals, values, strict=True)]
+    collateral = sum(collateral_value(slices, balance, price) for slices, balance, price in balances if price)
+    return totals[0] + collateral, totals[1], totals[2]
+
+
 Leg = tuple[int, int]  # size, cost
 
 

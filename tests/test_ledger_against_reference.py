@@ -174,8 +174,8 @@ def balances_of(book: Book) -> dict[tuple[str, str, str], int]:
 def positions_of(book: Book) -> Positions:
     """Return (qty, cost) of every position, by account, bucket, symbol and leg."""
     found: Positions = {}
-    for row, keys in enumerate(book.row_positions):
-        for symbol, leg in keys:
+    for row in range(len(book.accounts)):
+        for symbol, leg in book.positions_of(row):
             size, cost = book.position(row, symbol, leg)
             instrument = book.instruments[symbol]
             key = book.accounts[row], book.buckets[row], instrument.symbol, LEG_NAMES[leg]
@@ -236,6 +236,7 @@ def test_written_book_loads_to_the_same_state_and_the_same_margin(tmp_path):
         assert margin_document(tmp_path / "oracle.json", run.risk) == found
         for row, expected in zip(found["accounts"], margin_rows(run.reference.to_book(), RISK), strict=True):
             row.pop("plan")
+            row.pop("certificate", None)
             assert without_levels(row) == without_levels(expected)
 
     check()

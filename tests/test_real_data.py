@@ -25,7 +25,7 @@ from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.config import load_risk
 from engine.edges.digest import state_hash
-from engine.tools.replay import ReplayOptions, run_messages
+from engine.tools.replay import ReplayOptions, run_logs
 from engine.tools.synth import write_book
 from engine.units import NS_PER_S, format_scaled
 from tests.real_data import (
@@ -205,7 +205,7 @@ def positions_of(shard: Shard, account: str) -> Iterator[tuple[str, Fraction]]:
     """Yield symbol and signed size of what an account holds in the engine's book."""
     book = shard.book
     row = book.row_index[account, ""]
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         instrument = book.instruments[symbol]
         size, _ = book.position(row, symbol, leg)
         yield instrument.symbol, Fraction(format_scaled(size, instrument.size_decimals))
@@ -295,7 +295,7 @@ def crash(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             batch=batch,
             show_progress=False,
         )
-        run_messages(options, iter(messages), [], [])
+        run_logs(options, [], iter(messages))
     return Crash(window, messages, book, runs)
 
 

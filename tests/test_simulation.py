@@ -212,7 +212,7 @@ def state(prices):
 
 # --------------------------------------------------------------------------------------------------- laws that can fail
 
-# What is planted, and the laws of which one must cry. (Thirty more, in the text of the engine, are in ``mutants.py``.)
+# What is planted, and the laws of which one must cry. (More, in the text of the engine, are in ``mutants.py``.)
 PLANTED = [
     ("engine.core.intake.is_confirmed", lambda *_, **__: True, {"the mark in force", "the asset price in force"}),
     ("engine.core.machine.expire_pending", lambda *_: [], {"the mark in force", "the asset price in force"}),

@@ -1,6 +1,8 @@
 """A snapshot is the whole state, or it is refused: restored runs go on to the same bytes, and no damage passes.
 
-The state is compared by walking every attribute of every object, so that one added later and forgotten fails here.
+The state is compared by walking every attribute of every object, so that one added later and forgotten fails here. Of
+the tables that kernels read, what they say is compared, every column of it: where in memory it stands, and with how
+much room, is another matter after a restart, and so are the keys of the trigger index.
 """
 
 from __future__ import annotations
@@ -26,12 +28,35 @@ import orjson
 import pytest
 
 from engine import __version__
-from engine.core.book import Book, Clearing, Holders, Price
+from engine.core.book import Book, Clearing, Price
 from engine.core.events import Mark, Message, Origin
+from engine.core.kernels.tables import (
+    BALANCE_MAX,
+    BASE,
+    CALLED,
+    CAPACITY,
+    COST_MAX,
+    FLAGS,
+    FREE,
+    HEAD,
+    IS_BEHIND,
+    NONE,
+    POSITION,
+    PRICE,
+    RANK,
+    SIZE_MAX,
+    STALE_COUNT,
+    STANDING_FLAGS,
+    UNPRICED,
+    Tables,
+)
+from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.pacing import Flow
 from engine.core.params import Asset, Instrument, Policy, Risk, build_asset, build_instrument, build_policy
+from engine.core.pricing import symbol_rows, try_put_asset_price, try_put_mark
 from engine.core.shard import Counters, Episode, Hold, Order, Shard
+from engine.core.tables import TableStore
 from engine.edges import snapshot as snapshots
 from engine.edges.bookfile import load_document
 from engine.edges.codec import encode
@@ -51,10 +76,12 @@ from engine.edges.snapshot import (
 from engine.edges.snapshot_files import SnapshotFolder
 from engine.edges.venue import VENUES, BookVenue
 from engine.errors import InvariantError, SnapshotError
+from engine.units import INT64_MAX, UNIT
 from tests import golden
 from tests.scenarios import ASSETS, COIN, INSTRUMENTS, Desk, asset_price, buy, control, deposit, funding, mark, sell
 from tests.simulation.plan import FAILURES, Plan, read_plan
 from tests.simulation.run import message_of, risk_of, run_seed
+from tests.triggers import check_triggers
 
 CONFIG = "c0ffee" * 8
 CHAIN = "ab" * 32
@@ -67,12 +94,19 @@ def snapshot_of(shard: Shard, batch: int = AT.batch, chain: str = CHAIN, config:
 
 # -------------------------------------------------------------------------------------------------------- comparison
 
-# What a snapshot does not hold: a simulated venue, outputs (there are none between batches), scratch space.
-EXCEPTED = {(Shard, "venue"), (Shard, "outputs"), (Book, "touched")}
+# What a snapshot does not hold: a simulated venue, outputs (there are none between batches), scratch space, figures
+# remembered; and what is compared by its meaning (``said_by_tables``).
+EXCEPTED = {
+    (Shard, "venue"),
+    (Shard, "outputs"),
+    *((Book, name) for name in ("scratch", "standings", "_marks", "_marks_are_behind")),
+    *((TableStore, name) for name in Tables._fields if name not in ("tiers", "weights")),
+    *((TableStore, name) for name in ("view", "found_rows", "used")),
+}
 
 
 def differences(left: Any, right: Any, path: str) -> Iterator[str]:
-    """Yield where two states differ, down to types, capacities of arrays, and the order of mappings."""
+    """Yield where two states differ, down to types and the order of mappings."""
     if type(left) is not type(right):
         yield f"{path}: {type(left).__name__}, {type(right).__name__}"
     elif isinstance(left, np.ndarray):
@@ -105,13 +139,35 @@ def object_differences(left: Any, right: Any, path: str) -> Iterator[str]:
         yield f"{path}: {names}, {attributes(right)}"
         return
     for name in names:
-        one, other = getattr(left, name), getattr(right, name)
-        if isinstance(left, Holders) and name == "table":
-            # Behind the last position lies what removed ones left.
-            one, other = (np.ascontiguousarray(part.table[: part.count]) for part in (left, right))
-            yield from differences(left.table.shape, right.table.shape, f"{path}.table.shape")
         if (type(left), name) not in EXCEPTED:
-            yield from differences(one, other, f"{path}.{name}")
+            yield from differences(getattr(left, name), getattr(right, name), f"{path}.{name}")
+    if isinstance(left, Book):
+        yield from differences(said_by_tables(left), said_by_tables(right), f"{path}.tables")
+
+
+def said_by_tables(book: Book) -> dict[str, Any]:
+    """What the tables of a book say: each column of each, wherever it stands."""
+    tables, count = book.tables, len(book.accounts)
+    rows = np.delete(tables.rows[:count], HEAD, axis=1)
+    rows[:, FLAGS - 1] &= STANDING_FLAGS
+    fields_said = [name for name in POSITION.names or () if name != "next"]
+    return {
+        # Asked first: kernels put marks in force that are told to the list when somebody asks.
+        "marks": book.marks,
+        "symbols": np.delete(tables.symbols, [BASE, CAPACITY], axis=1),
+        "assets": np.delete(tables.assets, [BASE, CAPACITY, BALANCE_MAX], axis=1),
+        "assets with keys": (tables.assets[:, CAPACITY] > 0).tolist(),
+        "settings": np.delete(tables.settings, [FREE, STALE_COUNT]),
+        "rows": rows,
+        "balances": tables.balances[:count].copy(),
+        "empty rows": not tables.rows[count:].any() and not tables.balances[count:].any(),
+        "positions": [book.positions_of(row) for row in range(count)],
+        "holders": [
+            tables.positions[fields_said][book.holder_ids(symbol)].tolist() for symbol in range(len(book.instruments))
+        ],
+        "standings": [book.standing(row) for row in range(count)],
+        "seen by kernels": [part is getattr(tables, name) for name, part in tables.view._asdict().items()],
+    }
 
 
 def attributes(item: Any) -> list[str]:
@@ -184,8 +240,10 @@ def check_restarts(log: Log, random: Random, *, chance: float) -> set[str]:
         if random.random() < chance:
             restarted = Machine(restored(restarted.shard, number))
             assert_same(plain.shard, restarted.shard)
+            check_triggers(restarted.shard.book)
             seen |= {name for part in (plain.shard, plain.shard.book) for name in vars(part) if is_filled(part, name)}
     assert_same(plain.shard, restarted.shard)
+    check_triggers(restarted.shard.book)
     assert state_hash(plain.shard) == state_hash(restarted.shard)
     return seen
 
@@ -293,28 +351,90 @@ def test_order_in_which_sets_were_filled_does_not_show():
     assert snapshot_of(one) == snapshot_of(other)
 
 
-def test_arrays_grow_on_after_a_restart_as_they_would_have():
-    """Eight rows fit, the fund's included: the ninth account doubles every table, restored or not."""
-    plain = Shard(small_risk())
-    for number in range(7):
-        plain.book.open_row(f"a{number}", "")
+@pytest.mark.parametrize("assets", [[], ["USDT", "COIN"]], ids=["nothing at all", "two assets"])
+def test_book_without_instruments_comes_back_as_it_is(assets):
+    """Instruments may come by control alone; a snapshot does not wait for the first one."""
+    plain = Shard(Risk(assets={name: build_asset(name, {**ASSETS, "COIN": COIN}[name]) for name in assets}))
     again = restored(plain)
+    assert_same(plain, again)
     for shard in (plain, again):
-        shard.book.open_row("a7", "")
-        shard.book.set_wallet(8, 0, 5)
-    assert plain.book.state.shape[0] == 16
+        shard.book.set_asset(build_asset("USDT", ASSETS["USDT"]))
+        shard.book.set_instrument(build_instrument("BTCUSDT", INSTRUMENTS["BTCUSDT"]))
+        shard.book.set_position(shard.book.open_row("a", ""), 0, 0, 1_000, -1)
     assert_same(plain, again)
 
 
+def test_tables_grow_on_after_a_restart():
+    """Twenty accounts hold a contract each, and coins. Forty more than there is room for come after the restart."""
+    plain = Shard(small_risk())
+    put_prices(plain.book, 1_000)
+    add_accounts(plain.book, range(20))
+    again = restored(plain)
+    room = [int(again.book.tables.symbols[0, CAPACITY]), len(again.book.tables.rows), len(again.book.tables.positions)]
+    for shard in (plain, again):
+        add_accounts(shard.book, range(20, 60))
+    assert max(room) < 60
+    assert_same(plain, again)
+    # At 100 all of them are well; at 94 each has lost 6 of 5 and what 3 coins count for, 0.27.
+    for price in (1_000, 999, 940, 1_100):
+        concerned = [put_prices(shard.book, price) for shard in (plain, again)]
+        assert concerned[0] == concerned[1] == (set(range(1, 61)) if price == 940 else set())
+        for shard in (plain, again):
+            check_triggers(shard.book)
+
+
+def add_accounts(book: Book, numbers: range) -> None:
+    """Each is long one BTC from 100 with five dollars and three coins of ten cents; every third one was out between."""
+    for number in numbers:
+        row = book.open_row(f"a{number}", "")
+        book.set_wallet(row, book.asset_index["USDT"], 5 * UNIT)
+        book.set_wallet(row, book.asset_index["COIN"], 3 * UNIT)
+        book.set_position(row, 0, 0, 1_000, -100 * UNIT)
+        if number % 3 == 0:
+            book.set_position(row, 0, 0, 0, 0)
+            book.set_position(row, 0, 0, 1_000, -100 * UNIT)
+
+
+def put_prices(book: Book, mark_tenths: int) -> set[int]:
+    """Put a mark of BTC (in steps of 0.1) and the price of a coin in force; return the rows that need a look."""
+    steps = 10 ** (book.instruments[0].price_decimals - 1)
+    rows = try_put_mark(book, 0, mark_tenths * steps, 1)
+    more = try_put_asset_price(book, book.asset_index["COIN"], UNIT // 10, 1)
+    assert rows is not None
+    assert more is not None
+    return {*rows, *more}
+
+
 def test_removed_positions_leave_their_order_behind():
-    """Of places 0 to 3 the first is closed: the last moves there, and the index of places keeps its own order."""
+    """Of slots 0 to 3 the first is closed: the last moves there, and the holders keep their own order."""
     plain = Shard(small_risk())
     rows = [plain.book.open_row(f"a{number}", "") for number in range(4)]
     for row in rows:
         plain.book.set_position(row, 0, 0, 1_000 * row, -1)
     plain.book.set_position(rows[0], 0, 0, 0, 0)
-    assert list(plain.book.holders[0].places.values()) == [1, 2, 0]
-    assert_same(plain, restored(plain))
+    assert symbol_rows(plain.book, 0) == [4, 2, 3]
+    assert plain.book.largest(0) == (4_000, 1)
+    again = restored(plain)
+    assert_same(plain, again)
+    # And as they move on: the next to go is closed by the last again.
+    for shard in (plain, again):
+        shard.book.set_position(rows[3], 0, 0, 0, 0)
+        assert symbol_rows(shard.book, 0) == [3, 2]
+    assert_same(plain, again)
+    # The largest there ever was is gone, and still bounds which marks are borne.
+    assert again.book.largest(0) == (4_000, 1)
+
+
+def test_marks_that_a_kernel_put_in_force_are_in_the_snapshot():
+    """A calm mark, folded with its line, is told to the book's list only when somebody asks."""
+    folded, taken = busy_shard(), busy_shard()
+    assert folded.clock is not None
+    ts, origin = folded.clock + 1, Origin("log", -1, 1)
+    marks = np.array([[1, 501, 1, ts]], dtype=np.int64)
+    Machine(folded).fold(Lines(marks, lambda line: None, lambda line: origin))
+    Machine(taken).apply([Message(origin, Mark("ETHUSDT", (501, 1), ts))])
+    assert folded.book.tables.symbols[:, IS_BEHIND].tolist() == [0, 1, 0], "the kernel left it to the machine"
+    assert_same(taken, decode_snapshot(snapshot_of(folded)).shard)
 
 
 def test_both_legs_and_names_out_of_order_come_back_in_order():
@@ -324,7 +444,7 @@ def test_both_legs_and_names_out_of_order_come_back_in_order():
     row = plain.book.open_row("a", "")
     for symbol, leg in ((1, 2), (2, 0), (1, 1), (0, 0)):
         plain.book.set_position(row, symbol, leg, 1_000, -1)
-    assert plain.book.row_positions[row] == [(2, 0), (0, 0), (1, 1), (1, 2)]
+    assert plain.book.positions_of(row) == [(2, 0), (0, 0), (1, 1), (1, 2)]
     assert_same(plain, restored(plain))
 
 
@@ -389,10 +509,11 @@ def test_amounts_beyond_64_bits_survive():
     shard.book.transfers[0] = -(10**40)
     shard.book.system["$fees"][0] = 2**63
     shard.counters.notional_liquidated = WIDE
-    shard.book.holders[0].cost_max = 2**64
+    shard.book.tables.symbols[0, [SIZE_MAX, COST_MAX]] = INT64_MAX - 1, INT64_MAX
     again = decode_snapshot(snapshot_of(shard)).shard
     assert_same(shard, again)
     assert again.book.transfers[0] == -(10**40)
+    assert again.book.largest(0) == (INT64_MAX - 1, INT64_MAX)
 
 
 def test_both_generations_of_ids_are_remembered():
@@ -410,7 +531,7 @@ def test_both_generations_of_ids_are_remembered():
 OWNERS: dict[str, Callable[[Shard], Any]] = {
     "Shard": lambda shard: shard,
     "Book": lambda shard: shard.book,
-    "Holders": lambda shard: shard.book.holders[1],
+    "TableStore": lambda shard: shard.book.tables,
     "SeenIds": lambda shard: shard.ids,
 }
 
@@ -446,12 +567,48 @@ CHANGES: dict[str, Callable[[Shard], Any]] = {
     "a heap's order": lambda shard: shard.timers.reverse(),
     "a mapping's order": lambda shard: shard.episode_counts.update({row: shard.episode_counts.pop(row) for row in [1]}),
     "a default": lambda shard: setattr(shard, "flows", dict(shard.flows)),
-    "an array's cell": lambda shard: shard.book.holders[0].table.__setitem__((1, 3), 7),
-    "an array's room": lambda shard: setattr(shard.book, "state", np.vstack([shard.book.state, shard.book.state])),
+    "a position": lambda shard: shard.book.set_position(1, 0, 0, 1_000, -1),
+    "a position's cost": lambda shard: shard.book.tables.positions["cost"].__setitem__(shard.book.holder_ids(0)[1], 7),
+    "the order of a symbol's holders": lambda shard: shard.book.holder_ids(0)[::-1].sort(),
+    "the order of a row's positions": lambda shard: swap_positions(shard.book, 2),
+    "a balance": lambda shard: shard.book.set_wallet(2, 0, 7),
+    "a balance where no row is": lambda shard: add_debris(shard.book),
+    "a flag of a row": lambda shard: shard.book.set_flag(2, CALLED, is_set=True),
+    "how many prices a row lacks": lambda shard: shard.book.tables.rows.__setitem__((2, UNPRICED), 1),
+    "how symbols are ordered": lambda shard: shard.book.tables.symbols.__setitem__((2, RANK), 9),
+    "the largest cost there was": lambda shard: shard.book.tables.symbols.__setitem__((0, COST_MAX), INT64_MAX),
+    "a mark that a kernel put in force": lambda shard: fall_behind(shard.book),
+    "the rule that kernels follow": lambda shard: shard.book.tables.set_rule(below=True, call_ppm=1, rearm_ppm=1),
+    "whether an asset has keys": lambda shard: shard.book.tables.set_fixed(1, is_fixed=True),
+    "an array that kernels do not see": lambda shard: setattr(
+        shard.book.tables, "balances", shard.book.tables.balances.copy()
+    ),
     "a table of parameters": lambda shard: shard.book.tiers[0].__setitem__((0, 1), 7),
+    "the same as kernels see it": lambda shard: shard.book.tables.tiers.__setitem__((0, 1), 7),
+    "a new attribute of the tables": lambda shard: setattr(shard.book.tables, "added_later", 1),
     "an id": lambda shard: shard.ids.current.pop(),
     "a new attribute": lambda shard: setattr(shard.book, "added_later", 1),
 }
+
+
+def swap_positions(book: Book, row: int) -> None:
+    """Have a row of two positions name the second one first."""
+    first = int(book.tables.rows[row, HEAD])
+    following = book.tables.positions["next"]
+    second = int(following[first])
+    book.tables.rows[row, HEAD], following[second], following[first] = second, first, NONE
+
+
+def add_debris(book: Book) -> None:
+    """Leave something where the next account will begin."""
+    book.tables.reserve_rows(len(book.accounts) + 1)
+    book.tables.balances[len(book.accounts), 0] = 7
+
+
+def fall_behind(book: Book) -> None:
+    """Do as the kernel does that puts marks in force."""
+    book.tables.symbols[0, [PRICE, IS_BEHIND]] = 7, 1
+    book.marks_moved(book.clock or 0)
 
 
 def first_order(shard: Shard) -> Order:
@@ -528,7 +685,7 @@ def test_flipped_byte_in_any_section_is_noticed(mask):
     data = busy_bytes()
     header, start = read_header(data), body_start(busy_bytes())
     names = {section.name for section in header.sections}
-    assert names >= {"shard", "book", "accounts", "ids", "state", "holders/NEW", "balances/GOLD", "values/GOLD"}
+    assert names >= {"shard", "book", "accounts", "buckets", "ids", "flags", "largest", "positions", "balances/GOLD"}
     assert {section.is_deflated for section in header.sections} == {True, False}
     for section in header.sections:
         for at in {0, section.length // 2, section.length - 1} if section.length else ():
@@ -565,10 +722,11 @@ def test_what_is_no_snapshot_is_refused(spoil, reason):
     assert refusal(spoil(busy_bytes())) == reason
 
 
-def test_snapshot_of_another_schema_is_refused_by_its_number():
+@pytest.mark.parametrize("schema", [1, 3])
+def test_snapshot_of_another_schema_is_refused_by_its_number(schema):
     data = bytearray(busy_bytes())
-    struct.pack_into("<I", data, 8, 2)
-    with pytest.raises(SnapshotError, match="schema: schema 2, this engine reads 1"):
+    struct.pack_into("<I", data, 8, schema)
+    with pytest.raises(SnapshotError, match=f"schema: schema {schema}, this engine reads 2"):
         decode_snapshot(bytes(data))
 
 
@@ -936,7 +1094,10 @@ INFLUENCES: dict[str, Callable[[Shard], Any]] = {
     "a row that found no taker": lambda shard: shard.stuck.add(1),
     "a row that waited its time": lambda shard: shard.forced.add(1),
     "a bucket to be swept": lambda shard: shard.book.emptied.add(3),
-    "the largest position there was": lambda shard: setattr(shard.book.holders[0], "size_max", 2**70),
+    "the largest position there was": lambda shard: shard.book.tables.symbols.__setitem__((0, SIZE_MAX), INT64_MAX),
+    "the largest cost there was": lambda shard: shard.book.tables.symbols.__setitem__((0, COST_MAX), INT64_MAX),
+    "a margin call that went out": lambda shard: shard.book.set_flag(2, CALLED, is_set=True),
+    "a mark that a kernel put in force": lambda shard: fall_behind(shard.book),
     "a message too far ahead": lambda shard: setattr(shard, "future", ("BTCUSDT", 5)),
     "whether the clock is set": lambda shard: setattr(shard.book, "clock", None),
     "which generation an id is in": lambda shard: shard.ids.previous.add(shard.ids.current.pop()),

@@ -1,47 +1,56 @@
 """What a shard knows: prices, accounts, positions, balances and the parameters in force.
 
-The unit that has its own margin test is a **row**: an account's cross margin, or one of its isolated buckets. Row
-equity and maintenance margin are kept as running sums of exact integers (see ``kernels/reprice.py``); whoever changes
-a size, cost or balance does it through ``set_position`` and ``set_wallet``, which keep the sums - and only
-``ledger.py`` may do that. Unknown prices are 0; a row with one is never judged.
+The unit that has its own margin test is a **row**: an account's cross margin, or one of its isolated buckets. What
+kernels read is in ``tables``, written through ``set_position`` and ``set_wallet`` - which only ``ledger.py`` may call -
+and the setters of prices and parameters. A row's equity and margin are computed when somebody asks, and remembered
+until something changes. Unknown prices are 0; a row with one is never judged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core.events import BAD_DEBT, CLEARING, FEES, INSURANCE, Leg
-from engine.core.kernels.margin import (
-    SPEC_COLUMNS,
-    TIER_COLUMNS,
-    collateral_value,
-    position_values,
+from engine.core.kernels.margin import SPEC_COLUMNS, TIER_COLUMNS, collateral_value, position_values
+from engine.core.kernels.rows import (
+    EMPTIED,
+    FULL,
+    change_asset_gaps,
+    change_gaps,
+    position_of,
+    put_balance,
+    put_position,
+    row_positions_into,
+    row_standing,
+    set_all_stale,
+    set_flag,
 )
-from engine.core.kernels.reprice import (
+from engine.core.kernels.tables import (
+    BASE,
     COLD,
-    COST,
-    EQUITY,
+    COST_MAX,
+    COUNT,
     FLAGS,
-    GROSS,
-    HOLDER_COLUMNS,
-    LEG,
-    MAINTENANCE,
-    MARGIN,
-    NOTIONAL,
-    PNL,
-    ROW,
-    SIZE,
-    STATE_COLUMNS,
+    GAP_COLD,
+    GAP_UNPRICED,
+    IS_BEHIND,
+    IS_OPEN,
+    MARK_DECIMALS,
+    MARK_STEPS,
+    MARK_TS,
+    PRICE,
+    RANK,
+    SIZE_MAX,
+    STANDING_FLAGS,
     SYSTEM,
     UNPRICED,
-    count_unready,
-    count_unready_wallets,
 )
 from engine.core.params import Asset, Instrument, Policy, Risk
-from engine.units import PPM
+from engine.core.tables import TableStore
+from engine.units import INT64_MAX, PPM
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -49,42 +58,8 @@ NET, LONG, SHORT = 0, 1, 2
 LEG_NAMES: tuple[Leg, ...] = ("net", "long", "short")
 CROSS = ""
 INSURANCE_ROW = 0
-_GROWTH = 2
-
-
-class Holders:
-    """One symbol's open positions, densely packed so that a mark walks them in one pass."""
-
-    def __init__(self) -> None:
-        self.table: Int64Array = np.zeros((8, HOLDER_COLUMNS), dtype=np.int64)
-        self.count = 0
-        self.places: dict[tuple[int, int], int] = {}
-        # The largest |size| and |cost| that were ever held: they bound what a mark may be before a sum leaves int64.
-        self.size_max = 0
-        self.cost_max = 0
-
-    def add(self, row: int, leg: int) -> int:
-        """Return the place of a new, empty position."""
-        if self.count == len(self.table):
-            grown = np.zeros((_GROWTH * self.count, HOLDER_COLUMNS), dtype=np.int64)
-            grown[: self.count] = self.table
-            self.table = grown
-        place = self.count
-        self.table[place] = 0
-        self.table[place, ROW] = row
-        self.table[place, LEG] = leg
-        self.places[row, leg] = place
-        self.count += 1
-        return place
-
-    def remove(self, row: int, leg: int) -> None:
-        """Close the gap of a position that is gone with the last one."""
-        place = self.places.pop((row, leg))
-        self.count -= 1
-        if place != self.count:
-            self.table[place] = self.table[self.count]
-            moved = self.table[place]
-            self.places[int(moved[ROW]), int(moved[LEG])] = place
+# Positions of a row that are read in one call; most rows have fewer.
+_POSITIONS_MAX = 64
 
 
 @dataclass(slots=True)
@@ -112,37 +87,14 @@ class Price:
     pending_since: int = 0
     doubters: frozenset[str] = frozenset()
 
-    def copy(self) -> Price:
-        """Return the same once more; ``dataclasses.replace`` takes four times as long, and each mark needs this."""
-        waiting = (self.pending, self.pending_ts, self.pending_source, self.pending_since)
-        return Price(self.value, self.ts, self.is_seen, *waiting, self.doubters)
-
-
-@dataclass(slots=True)
-class Wallets:
-    """All rows' balances of one asset, with what each counts for as collateral."""
-
-    balances: Int64Array = field(default_factory=lambda: np.zeros(8, dtype=np.int64))
-    values: Int64Array = field(default_factory=lambda: np.zeros(8, dtype=np.int64))
-
-    def reserve(self, rows: int) -> None:
-        """Make room for ``rows`` rows."""
-        if rows > len(self.balances):
-            size = max(rows, _GROWTH * len(self.balances))
-            for name in ("balances", "values"):
-                grown = np.zeros(size, dtype=np.int64)
-                old = getattr(self, name)
-                grown[: len(old)] = old
-                setattr(self, name, grown)
-
 
 class Book:
-    """All state of a shard. Field order follows use: parameters, prices, rows, positions, balances."""
+    """All state of a shard. Field order follows use: parameters, prices, rows, what is posted."""
 
     def __init__(self, risk: Risk) -> None:
+        self.tables = TableStore()
         self.policy: Policy = risk.policy
         self.policy_version = 1
-        self.rule: Int64Array = np.zeros(3, dtype=np.int64)
         self.clock: int | None = None
 
         self.instruments: list[Instrument] = []
@@ -154,21 +106,26 @@ class Book:
         self.asset_index: dict[str, int] = {}
         self.weights: list[Int64Array] = []
 
-        self.marks: list[Price] = []
+        self._marks: list[Price] = []
+        # Whether kernels have put marks in force that ``_marks`` do not say yet.
+        self._marks_are_behind = False
         self.asset_prices: list[Price] = []
+        # The marks and asset prices of which one waits to be confirmed.
+        self.waiting: set[tuple[str, int]] = set()
 
         self.accounts: list[str] = []
         self.buckets: list[str] = []
         self.row_index: dict[tuple[str, str], int] = {}
-        self.state: Int64Array = np.zeros((8, STATE_COLUMNS), dtype=np.int64)
-        self.row_positions: list[list[tuple[int, int]]] = []
         # Buckets whose last position is gone, until the ledger has moved what they have left.
         self.emptied: set[int] = set()
-        self.touched: Int64Array = np.zeros(8, dtype=np.int64)
+        self.standings: dict[int, tuple[int, int, int]] = {}
+        self.scratch: Int64Array = np.zeros((_POSITIONS_MAX, 2), dtype=np.int64)
+        # Whether every price has all rows looked at that depend on it, as if there were no trigger index.
+        self.is_scanned = False
+        # Whether every price has that done beside the trigger index, and the two compared.
+        self.is_verified = False
 
-        self.holders: list[Holders] = []
         self.clearing: list[Clearing] = []
-        self.wallets: list[Wallets] = []
         # Balances of the engine's own accounts per asset, and what came from outside, as Python ints.
         self.system: dict[str, list[int]] = {FEES: [], CLEARING: [], BAD_DEBT: []}
         self.transfers: list[int] = []
@@ -186,7 +143,11 @@ class Book:
         """Put a policy in force."""
         mode_changed = policy.tier_mode != self.policy.tier_mode
         self.policy = policy
-        self.rule[:] = (policy.trigger == "below", policy.margin_call_ratio_ppm, policy.margin_call_rearm_ppm)
+        self.tables.set_rule(
+            below=policy.trigger == "below",
+            call_ppm=policy.margin_call_ratio_ppm,
+            rearm_ppm=policy.margin_call_rearm_ppm,
+        )
         if mode_changed:
             for instrument in self.instruments:
                 self.set_instrument(instrument)
@@ -198,109 +159,148 @@ class Book:
             index = self.asset_index[asset.name] = len(self.assets)
             self.assets.append(asset)
             self.weights.append(weight_table(asset))
-            self.wallets.append(Wallets())
-            self.wallets[index].reserve(len(self.state))
             self.asset_prices.append(Price())
             self.transfers.append(0)
             for balances in self.system.values():
                 balances.append(0)
+            self.tables.add_asset()
+            self._count_asset_gaps(index)
         self.assets[index] = asset
         self.weights[index] = weight_table(asset)
+        self.tables.set_weights(index, self.weights[index])
+        self.tables.set_fixed(index, is_fixed=asset.price_units is not None)
+        self.standings.clear()
         if asset.price_units is not None:
             self.set_asset_price(index, asset.price_units, self.asset_prices[index].ts, is_seen=True)
 
     def set_instrument(self, instrument: Instrument) -> None:
         """Put an instrument's parameters in force; its scales never change while it is known."""
         index = self.symbol_index.get(instrument.symbol)
-        is_whole = self.policy.tier_mode == "whole"
+        tiers = tier_table(instrument, is_whole=self.policy.tier_mode == "whole")
         if index is None:
-            self.symbol_index[instrument.symbol] = len(self.instruments)
+            index = self.symbol_index[instrument.symbol] = len(self.instruments)
             self.instruments.append(instrument)
             self.specs.append(spec_row(instrument))
-            self.tiers.append(tier_table(instrument, is_whole=is_whole))
+            self.tiers.append(tiers)
             self.settle.append(self.asset_index[instrument.settle])
-            self.marks.append(Price())
-            self.holders.append(Holders())
+            self._marks.append(Price())
             self.clearing.append(Clearing())
-            return
+            self.tables.add_symbol(self.specs[index], self.settle[index])
+            for rank, name in enumerate(sorted(self.symbol_index)):
+                self.tables.symbols[self.symbol_index[name], RANK] = rank
+            self._count_gaps(index)
         self.instruments[index] = instrument
-        self.tiers[index] = tier_table(instrument, is_whole=is_whole)
+        self.tiers[index] = tiers
+        self.tables.set_tiers(index, tiers)
+        # More steps than any price has leave each mark to exact integers.
+        grid = instrument.mark_decimals, min(instrument.mark_steps, INT64_MAX)
+        self.tables.symbols[index, [MARK_DECIMALS, MARK_STEPS]] = grid
+        self.standings.clear()
 
     # Prices.
 
-    def set_mark(self, symbol: int, value: int, ts: int, *, is_seen: bool) -> None:
-        """Store a mark and keep count of rows that wait for it; the caller reprices the holders."""
-        before = self.symbol_gaps(symbol)
+    @property
+    def marks(self) -> list[Price]:
+        """The marks by symbol."""
+        if self._marks_are_behind:
+            self._marks_are_behind = False
+            moved = np.flatnonzero(self.tables.symbols[:, IS_BEHIND])
+            for symbol, price, ts in zip(
+                moved.tolist(), *self.tables.symbols[moved][:, [PRICE, MARK_TS]].T.tolist(), strict=True
+            ):
+                self._marks[symbol].value, self._marks[symbol].ts = price, ts
+            self.tables.symbols[moved, IS_BEHIND] = 0
+        return self._marks
+
+    @marks.setter
+    def marks(self, marks: list[Price]) -> None:
+        self._marks = marks
+
+    def marks_moved(self, clock: int) -> None:
+        """Take note that a kernel has put marks in force, and moved the clock."""
+        self._marks_are_behind = True
+        self.clock = clock
+        self.standings.clear()
+
+    def note_mark(self, symbol: int) -> None:
+        """Tell the kernels whether a symbol's next mark may be put in force at once: none waits to be confirmed."""
+        mark = self.marks[symbol]
+        is_open = mark.value != 0 and mark.is_seen and mark.pending == 0
+        self.tables.symbols[symbol, [IS_OPEN, MARK_TS]] = is_open, max(mark.ts, mark.pending_ts)
+        (self.waiting.add if mark.pending else self.waiting.discard)(("mark", symbol))
+
+    def note_asset_price(self, asset: int) -> None:
+        """Note whether a price of an asset waits to be confirmed."""
+        (self.waiting.add if self.asset_prices[asset].pending else self.waiting.discard)(("asset", asset))
+
+    def set_mark(self, symbol: int, value: int, ts: int, *, is_seen: bool) -> bool:
+        """Store a mark and keep count of rows that wait for it; return whether some wait no more.
+
+        The caller looks at the rows it concerns.
+        """
         mark = self.marks[symbol]
         mark.value, mark.ts, mark.is_seen, mark.pending = value, ts, mark.is_seen or is_seen, 0
-        self._count_gaps(symbol, before)
+        self.tables.symbols[symbol, PRICE] = value
+        self.standings.clear()
+        self.note_mark(symbol)
+        return self._count_gaps(symbol)
 
-    def set_asset_price(self, asset: int, value: int, ts: int, *, is_seen: bool) -> None:
-        """Store an asset price and keep count of rows that wait for it; the caller reprices."""
-        settled = [symbol for symbol, settle in enumerate(self.settle) if settle == asset]
-        before = [self.symbol_gaps(symbol) for symbol in settled]
+    def set_asset_price(self, asset: int, value: int, ts: int, *, is_seen: bool) -> bool:
+        """Store an asset price and keep count of rows that wait for it; twin of ``set_mark``."""
         price = self.asset_prices[asset]
-        was_unpriced, was_cold = price.value == 0, not price.is_seen
         price.value, price.ts, price.is_seen, price.pending = value, ts, price.is_seen or is_seen, 0
-        balances = self.wallets[asset].balances
-        if was_unpriced and value != 0:
-            count_unready_wallets(balances, len(self.accounts), self.state, UNPRICED, -1)
-        if was_cold and price.is_seen:
-            count_unready_wallets(balances, len(self.accounts), self.state, COLD, -1)
-        for symbol, gaps in zip(settled, before, strict=True):
-            self._count_gaps(symbol, gaps)
-
-    def restore_mark(self, symbol: int, before: Price) -> None:
-        """Put a mark back in force after a new one could not be borne, and every position's values with it."""
-        gaps = self.symbol_gaps(symbol)
-        self.marks[symbol] = before
-        self._count_gaps(symbol, gaps)
-        self.revalue_symbol(symbol)
-
-    def restore_asset_price(self, asset: int, before: Price) -> None:
-        """Put an asset price back in force, with all values that depend on it; twin of ``restore_mark``."""
-        value, ts, is_seen = before.value, before.ts, before.is_seen
-        self.set_asset_price(asset, value, ts, is_seen=is_seen)
-        self.asset_prices[asset] = before
-        for row in np.flatnonzero(self.wallets[asset].balances).tolist():
-            self.set_wallet(row, asset, self.wallet(row, asset))
-        for symbol, settle in enumerate(self.settle):
-            if settle == asset:
-                self.revalue_symbol(symbol)
-
-    def revalue_symbol(self, symbol: int) -> None:
-        """Bring the values of a symbol's positions in line with the prices in force, one by one."""
-        for row, leg in list(self.holders[symbol].places):
-            self.set_position(row, symbol, leg, *self.position(row, symbol, leg))
+        self.tables.assets[asset, PRICE] = value
+        self.standings.clear()
+        self.note_asset_price(asset)
+        return self._count_asset_gaps(asset)
 
     def set_mark_seen(self, symbol: int) -> None:
         """Note that the log has shown a mark of a symbol, though it is not (yet) in force."""
-        mark = self.marks[symbol]
-        before, mark.is_seen = self.symbol_gaps(symbol), True
-        self._count_gaps(symbol, before)
+        self.marks[symbol].is_seen = True
+        self.note_mark(symbol)
+        self._count_gaps(symbol)
 
     def set_asset_price_seen(self, asset: int) -> None:
         """Note that the log has shown a price of an asset, though it is not (yet) in force."""
-        price = self.asset_prices[asset]
-        pending = price.pending
-        self.set_asset_price(asset, price.value, price.ts, is_seen=True)
-        price.pending = pending
+        self.asset_prices[asset].is_seen = True
+        self.note_asset_price(asset)
+        self._count_asset_gaps(asset)
 
-    def symbol_gaps(self, symbol: int) -> tuple[int, int]:
-        """Return whether a position in ``symbol`` lacks a price (0/1), and whether one was not yet seen in the log."""
+    def note_prices(self) -> None:
+        """Bring the tables in line with ``marks`` and ``asset_prices``, which somebody else has set."""
+        self.tables.symbols[:, PRICE] = [mark.value for mark in self.marks]
+        for symbol in range(len(self.marks)):
+            self.note_mark(symbol)
+        self.tables.assets[:, PRICE] = [price.value for price in self.asset_prices]
+        self.standings.clear()
+        for asset in range(len(self.assets)):
+            self.note_asset_price(asset)
+            self._count_asset_gaps(asset)
+
+    def _count_gaps(self, symbol: int) -> bool:
+        """Keep count of the rows whose position in ``symbol`` lacks a price; return whether that has changed."""
         mark, settle = self.marks[symbol], self.asset_prices[self.settle[symbol]]
-        return int(mark.value == 0 or settle.value == 0), int(not (mark.is_seen and settle.is_seen))
+        unpriced = int(mark.value == 0 or settle.value == 0)
+        cold = int(not (mark.is_seen and settle.is_seen))
+        if self.tables.symbols[symbol, [GAP_UNPRICED, GAP_COLD]].tolist() == [unpriced, cold]:
+            return False
+        change_gaps(self.tables.view, symbol, unpriced, cold)
+        return True
 
-    def asset_gaps(self, asset: int) -> tuple[int, int]:
-        """Return the same two for a balance in ``asset``."""
+    def _count_asset_gaps(self, asset: int) -> bool:
+        """Keep count of the rows whose balance in ``asset``, or a position settled in it, lacks a price."""
         price = self.asset_prices[asset]
-        return int(price.value == 0), int(not price.is_seen)
+        unpriced, cold = int(price.value == 0), int(not price.is_seen)
+        changed: bool = self.tables.assets[asset, [GAP_UNPRICED, GAP_COLD]].tolist() != [unpriced, cold]
+        if changed:
+            change_asset_gaps(self.tables.view, asset, len(self.accounts), unpriced, cold)
+        for symbol in self.settled_in(asset):
+            changed |= self._count_gaps(symbol)
+        return changed
 
-    def _count_gaps(self, symbol: int, before: tuple[int, int]) -> None:
-        holders = self.holders[symbol]
-        for column, was, now in zip((UNPRICED, COLD), before, self.symbol_gaps(symbol), strict=True):
-            if was != now:
-                count_unready(holders.table, holders.count, self.state, column, now - was)
+    def settled_in(self, asset: int) -> list[int]:
+        """Return the symbols that settle in an asset."""
+        return [symbol for symbol, settle in enumerate(self.settle) if settle == asset]
 
     # Rows.
 
@@ -308,86 +308,93 @@ class Book:
         """Return the row of an account (or bucket), opened if it is new."""
         row = self.row_index.get((account, bucket))
         if row is None:
-            row = len(self.accounts)
-            if row == len(self.state):
-                grown = np.zeros((_GROWTH * row, STATE_COLUMNS), dtype=np.int64)
-                grown[:row] = self.state
-                self.state = grown
-                for wallets in self.wallets:
-                    wallets.reserve(len(grown))
-            self.row_index[account, bucket] = row
+            row = self.row_index[account, bucket] = len(self.accounts)
             self.accounts.append(account)
             self.buckets.append(bucket)
-            self.row_positions.append([])
+            self.tables.open_row(row)
             if account == INSURANCE:
-                self.state[row, FLAGS] = SYSTEM
+                self.tables.rows[row, FLAGS] = SYSTEM
         return row
+
+    def standing(self, row: int) -> tuple[int, int, int]:
+        """Return a row's equity, maintenance margin and notional in valuation units, each notional rounded down."""
+        known = self.standings.get(row)
+        if known is None:
+            equity, maintenance, gross = row_standing(self.tables.view, row)
+            known = self.standings[row] = int(equity), int(maintenance), int(gross)
+        return known
 
     def equity(self, row: int) -> int:
         """Return a row's equity in valuation units."""
-        return int(self.state[row, EQUITY])
+        return self.standing(row)[0]
 
     def maintenance(self, row: int) -> int:
         """Return a row's maintenance margin in valuation units."""
-        return int(self.state[row, MAINTENANCE])
+        return self.standing(row)[1]
 
     def gross(self, row: int) -> int:
         """Return the sum of a row's notionals in valuation units, each rounded down."""
-        return int(self.state[row, GROSS])
+        return self.standing(row)[2]
 
     def is_priced(self, row: int) -> bool:
         """Return whether every price the row depends on is known."""
-        return bool(self.state[row, UNPRICED] == 0)
+        return bool(self.tables.rows[row, UNPRICED] == 0)
 
     def is_warm(self, row: int) -> bool:
         """Return whether the log has shown every price the row depends on."""
-        return bool(self.state[row, COLD] == 0)
+        return bool(self.tables.rows[row, COLD] == 0)
+
+    def flags(self, row: int) -> int:
+        """Return what is remembered of a row: SYSTEM, CALLED, WATCHED."""
+        return int(self.tables.rows[row, FLAGS]) & STANDING_FLAGS
+
+    def set_flag(self, row: int, flag: int, *, is_set: bool) -> None:
+        """Set or clear a flag of a row."""
+        set_flag(self.tables.view, row, flag, is_set)
+
+    def set_all_stale(self) -> None:
+        """Have all rows' keys set anew, after a change of parameters."""
+        set_all_stale(self.tables.view, len(self.accounts))
 
     # Positions and balances: written by the ledger only.
 
+    def positions_of(self, row: int) -> list[tuple[int, int]]:
+        """Return symbol and leg of a row's positions, by symbol name then leg."""
+        count = row_positions_into(self.tables.view, row, self.scratch)
+        if count > len(self.scratch):
+            self.scratch = np.zeros((2 * count, 2), dtype=np.int64)
+            row_positions_into(self.tables.view, row, self.scratch)
+        return [(symbol, leg) for symbol, leg in self.scratch[:count].tolist()]
+
+    def holders_count(self, symbol: int) -> int:
+        """Return how many positions are open in a symbol."""
+        return int(self.tables.symbols[symbol, COUNT])
+
+    def largest(self, symbol: int) -> tuple[int, int]:
+        """Return the largest |size| and |cost| that were ever held of a symbol."""
+        size, cost = self.tables.symbols[symbol, [SIZE_MAX, COST_MAX]].tolist()
+        return size, cost
+
+    def holder_ids(self, symbol: int) -> Int64Array:
+        """Return the ids of a symbol's positions, as a view."""
+        base, count = self.tables.symbols[symbol, [BASE, COUNT]].tolist()
+        ids: Int64Array = self.tables.holders[base : base + count]
+        return ids
+
     def position(self, row: int, symbol: int, leg: int) -> tuple[int, int]:
         """Return signed size and cost of a position, (0, 0) if there is none."""
-        holders = self.holders[symbol]
-        place = holders.places.get((row, leg))
-        if place is None:
-            return 0, 0
-        entry = holders.table[place]
-        return int(entry[SIZE]), int(entry[COST])
+        size, cost = position_of(self.tables.view, row, symbol, leg)
+        return int(size), int(cost)
 
     def set_position(self, row: int, symbol: int, leg: int, size: int, cost: int) -> None:
-        """Store a position and move the row's sums by the difference; a size of 0 removes it."""
-        holders = self.holders[symbol]
-        place = holders.places.get((row, leg))
-        if place is None:
-            if size == 0:
-                return
-            place = holders.add(row, leg)
-            self.row_positions[row].append((symbol, leg))
-            self.row_positions[row].sort(key=self.position_order)
-            unpriced, cold = self.symbol_gaps(symbol)
-            self.state[row, UNPRICED] += unpriced
-            self.state[row, COLD] += cold
-        entry = holders.table[place]
-        entry[SIZE], entry[COST] = size, cost
-        holders.size_max = max(holders.size_max, abs(size))
-        holders.cost_max = max(holders.cost_max, abs(cost))
-        pnl, margin, notional = self.position_values(symbol, size, cost)
-        self.state[row, EQUITY] += pnl - entry[PNL]
-        self.state[row, MAINTENANCE] += margin - entry[MARGIN]
-        self.state[row, GROSS] += notional - entry[NOTIONAL]
-        entry[PNL], entry[MARGIN], entry[NOTIONAL] = pnl, margin, notional
-        if size == 0:
-            holders.remove(row, leg)
-            self.row_positions[row].remove((symbol, leg))
-            if self.buckets[row] != CROSS and not self.row_positions[row]:
-                self.emptied.add(row)
-            unpriced, cold = self.symbol_gaps(symbol)
-            self.state[row, UNPRICED] -= unpriced
-            self.state[row, COLD] -= cold
-
-    def position_order(self, key: tuple[int, int]) -> tuple[str, int]:
-        """Return the sort key of a position within its row: symbol name, then leg."""
-        return self.instruments[key[0]].symbol, key[1]
+        """Store a position; a size of 0 removes it."""
+        self.standings.pop(row, None)
+        done = put_position(self.tables.view, row, symbol, leg, size, cost)
+        if done == FULL:
+            self.tables.reserve_positions(symbol)
+            done = put_position(self.tables.view, row, symbol, leg, size, cost)
+        if done == EMPTIED and self.buckets[row] != CROSS:
+            self.emptied.add(row)
 
     def position_values(
         self, symbol: int, size: int, cost: int, mark: int = 0, asset_price: int = 0
@@ -403,23 +410,23 @@ class Book:
         values = position_values(self.specs[symbol], self.tiers[symbol], size, cost, mark, asset_price)
         return int(values[0]), int(values[1]), int(values[2])
 
+    def held_values(self, row: int, symbol: int, leg: int) -> tuple[int, int, int]:
+        """Return PnL, maintenance margin and notional of a row's position at the prices in force."""
+        return self.position_values(symbol, *self.position(row, symbol, leg))
+
+    def balances(self, asset: int) -> Int64Array:
+        """Return all rows' balances of an asset in units, as a view."""
+        column: Int64Array = self.tables.balances[: len(self.accounts), asset]
+        return column
+
     def wallet(self, row: int, asset: int) -> int:
         """Return a row's balance of an asset in units."""
-        return int(self.wallets[asset].balances[row])
+        return int(self.tables.balances[row, asset])
 
     def set_wallet(self, row: int, asset: int, balance: int) -> None:
-        """Store a balance and move the row's equity by the difference in collateral value."""
-        wallets = self.wallets[asset]
-        before = int(wallets.balances[row])
-        wallets.balances[row] = balance
-        value = self.balance_value(asset, balance)
-        self.state[row, EQUITY] += value - wallets.values[row]
-        wallets.values[row] = value
-        change = int(balance != 0) - int(before != 0)
-        if change:
-            unpriced, cold = self.asset_gaps(asset)
-            self.state[row, UNPRICED] += change * unpriced
-            self.state[row, COLD] += change * cold
+        """Store a balance."""
+        self.standings.pop(row, None)
+        put_balance(self.tables.view, row, asset, balance)
 
     def balance_value(self, asset: int, balance: int, price: int = 0) -> int:
         """Return what a balance counts for as collateral, in valuation units, at the price in force or one given."""

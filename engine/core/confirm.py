@@ -73,6 +73,7 @@ def put_pending_mark(shard: Shard, symbol: int) -> list[int]:
         rows = try_put_mark(book, symbol, mark.pending, mark.pending_ts)
     if rows is None:
         mark.pending = 0
+        book.note_mark(symbol)
         return symbol_rows(book, symbol)
     if shard.venue is not None:
         shard.venue.mark_changed(symbol)
@@ -86,5 +87,6 @@ def put_pending_asset_price(shard: Shard, asset: int) -> list[int]:
         rows = try_put_asset_price(book, asset, price.pending, price.pending_ts)
     if rows is None:
         price.pending = 0
+        book.note_asset_price(asset)
         return asset_rows(book, asset)
     return rows

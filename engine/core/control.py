@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from engine.core.book import Book
 from engine.core.confirm import review_pending
 from engine.core.events import EVENTS_TOPIC, Pause, SetParams
 from engine.core.guards import ALL
-from engine.core.margin import is_row_liquidatable
+from engine.core.kernels.rows import liquidatable_rows_into
 from engine.core.params import Instrument, build_asset, build_instrument, build_policy
 from engine.core.pricing import asset_price_overflows, reprice_all
 from engine.core.refusal import Refusal
@@ -91,8 +93,6 @@ def _scales_differ(before: Instrument, after: Instrument) -> bool:
 
 def liquidatable_rows(book: Book) -> set[int]:
     """Return all rows that must be liquidated at the prices in force."""
-    return {
-        row
-        for row, account in enumerate(book.accounts)
-        if not account.startswith("$") and book.is_priced(row) and is_row_liquidatable(book, row)
-    }
+    rows = np.zeros(len(book.accounts), dtype=np.int64)
+    found = liquidatable_rows_into(book.tables.view, len(book.accounts), rows)
+    return set(rows[:found].tolist())

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from engine.core import ledger
 from engine.core.book import CROSS, INSURANCE_ROW, Book
 from engine.core.events import BAD_DEBT_TOPIC
-from engine.core.kernels.reprice import PNL
 from engine.core.shard import Episode, Shard
 from engine.units import PPM, UNIT, div_up, format_units
 
@@ -42,7 +41,7 @@ def owed_assets(book: Book, row: int) -> list[int]:
 
 def is_insolvent(book: Book, row: int) -> bool:
     """Return whether a row without positions owes more than all else it holds would bring after slippage."""
-    if book.row_positions[row] or book.equity(row) > 0 or not owed_assets(book, row):
+    if book.positions_of(row) or book.equity(row) > 0 or not owed_assets(book, row):
         return False
     return sum(proceeds(book, row, asset) for asset in range(len(book.assets))) < 0
 
@@ -150,10 +149,7 @@ def socialise(shard: Shard, row: int, asset: int, amount: int) -> int:
         bucket = book.buckets[other]
         can_pay = bucket == CROSS or book.settle[book.symbol_index[bucket]] == asset
         if can_pay and other != row and other not in shard.episodes and book.is_priced(other):
-            profit = sum(
-                int(book.holders[symbol].table[book.holders[symbol].places[other, leg], PNL])
-                for symbol, leg in book.row_positions[other]
-            )
+            profit = sum(book.held_values(other, symbol, leg)[0] for symbol, leg in book.positions_of(other))
             units = min(profit, book.equity(other) - book.maintenance(other)) * UNIT // price
             if units > 0:
                 profits[other] = units

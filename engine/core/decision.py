@@ -106,7 +106,7 @@ def asset_price_fields(shard: Shard, asset: int) -> dict[str, Any]:
 def instrument_fields(shard: Shard, row: int, symbol: int) -> dict[str, Any]:
     """Return a contract's terms, its tiers up to the one that holds for the row's larger leg, and the next floor."""
     book, instrument, tiers = shard.book, shard.book.instruments[symbol], shard.book.tiers[symbol]
-    sizes = [abs(book.position(row, held, leg)[0]) for held, leg in book.row_positions[row] if held == symbol]
+    sizes = [abs(book.position(row, held, leg)[0]) for held, leg in book.positions_of(row) if held == symbol]
     floor, _, _ = notional_parts(book.specs[symbol], max(sizes), book.marks[symbol].value)
     count = int(tier_of(tiers, floor)) + 1
     above = instrument.tiers[count : count + 1]

@@ -14,7 +14,6 @@ from typing import Any
 from engine.core.book import Book, Price
 from engine.core.events import EVENTS_TOPIC
 from engine.core.kernels.margin import is_liquidatable
-from engine.core.kernels.reprice import MARGIN, PNL
 from engine.core.pacing import room_ts
 from engine.core.pricing import INT64_BOUND, asset_price_overflows, mark_overflows
 from engine.core.shard import Hold, Shard
@@ -46,7 +45,7 @@ def try_obstacle(shard: Shard, row: int) -> Obstacle | None:
     if obstacle is None:
         # Its wait was for what is fresh again: the next price that falls silent is waited for anew.
         shard.forced.discard(row)
-    if row in shard.forced and (fresh_positions(shard, row) or not book.row_positions[row]):
+    if row in shard.forced and (fresh_positions(shard, row) or not book.positions_of(row)):
         return None
     return obstacle
 
@@ -76,13 +75,13 @@ def is_stale(shard: Shard, price: Price) -> bool:
 
 def row_symbols(book: Book, row: int) -> list[int]:
     """Return the symbols of a row's positions, by name."""
-    return list(dict.fromkeys(symbol for symbol, _ in book.row_positions[row]))
+    return list(dict.fromkeys(symbol for symbol, _ in book.positions_of(row)))
 
 
 def row_assets(book: Book, row: int) -> list[int]:
     """Return the assets a row's equity depends on, by name: its balances and what its positions settle in."""
     assets = {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
-    assets |= {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    assets |= {book.settle[symbol] for symbol, _ in book.positions_of(row)}
     return sorted(assets, key=lambda asset: book.assets[asset].name)
 
 
@@ -91,14 +90,14 @@ def fresh_positions(shard: Shard, row: int) -> list[tuple[int, int]]:
     book = shard.book
     return [
         (symbol, leg)
-        for symbol, leg in book.row_positions[row]
+        for symbol, leg in book.positions_of(row)
         if not book.marks[symbol].pending and not is_stale(shard, book.marks[symbol])
     ]
 
 
 def open_positions(shard: Shard, row: int) -> list[tuple[int, int]]:
     """Return the row's positions that may be acted on: all, or the fresh ones where it waited its time."""
-    return fresh_positions(shard, row) if row in shard.forced else shard.book.row_positions[row]
+    return fresh_positions(shard, row) if row in shard.forced else shard.book.positions_of(row)
 
 
 def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
@@ -106,9 +105,11 @@ def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
 
     A price at which a position or balance would leave int64 never will be: it is dropped when its wait is over.
     """
+    if not book.waiting:
+        return False
     equity, maintenance = book.equity(row), book.maintenance(row)
     waiting = False
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         mark, asset = book.marks[symbol], book.settle[symbol]
         asset_price = book.asset_prices[asset].pending
         if not (mark.pending or asset_price):
@@ -117,15 +118,15 @@ def is_liquidatable_if_confirmed(book: Book, row: int) -> bool:
         if mark_overflows(book, symbol, mark.pending or mark.value, asset_price or in_force):
             continue
         waiting = True
-        entry = book.holders[symbol].table[book.holders[symbol].places[row, leg]]
+        pnl_now, margin_now, _ = book.held_values(row, symbol, leg)
         pnl, margin, _ = book.position_values(symbol, *book.position(row, symbol, leg), mark.pending, asset_price)
-        equity += pnl - int(entry[PNL])
-        maintenance += margin - int(entry[MARGIN])
+        equity += pnl - pnl_now
+        maintenance += margin - margin_now
     for asset, price in enumerate(book.asset_prices):
         if price.pending and book.wallet(row, asset) and not asset_price_overflows(book, asset, price.pending):
             waiting = True
-            value = book.balance_value(asset, book.wallet(row, asset), price.pending)
-            equity += value - int(book.wallets[asset].values[row])
+            balance = book.wallet(row, asset)
+            equity += book.balance_value(asset, balance, price.pending) - book.balance_value(asset, balance)
     # What one position may be worth, many together may exceed: the sign of the comparison is all that matters.
     bounded = min(max(equity, -INT64_BOUND), INT64_BOUND), min(maintenance, INT64_BOUND)
     return waiting and bool(is_liquidatable(*bounded, book.policy.trigger == "below"))

@@ -207,7 +207,7 @@ def apply_funding(shard: Shard, event: Funding) -> Outcome:
         return Refusal("surplus_digits", f"rate {format_number(event.rate)}: at most {FUNDING_DECIMALS} decimals")
     if abs(rate) > FUNDING_SCALE:
         return Refusal("out_of_range", f"rate {format_number(event.rate)}: at most 1 either way")
-    if book.marks[symbol].value == 0 and book.holders[symbol].count:
+    if book.marks[symbol].value == 0 and book.holders_count(symbol):
         return Refusal("out_of_range", f"no mark of {event.symbol} yet to compute payments with")
     asset = book.settle[symbol]
     payments = ledger.funding_payments(book, symbol, rate)
@@ -350,7 +350,7 @@ def try_leg(book: Book, event: Fill, symbol: int, leg: int, size: int) -> Refusa
         row = book.row_index.get((event.account, bucket))
         if row is None:
             continue
-        for other_symbol, other in book.row_positions[row]:
+        for other_symbol, other in book.positions_of(row):
             if other_symbol == symbol and (other == NET) != (leg == NET):
                 return Refusal("bad_leg", f"{event.account} holds {event.symbol} as {LEG_NAMES[other]}")
         if bucket == (event.symbol if event.isolated else CROSS):

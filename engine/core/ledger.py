@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.core.book import INSURANCE_ROW, Book
 from engine.core.events import BAD_DEBT, CLEARING, FEES
-from engine.core.kernels.reprice import COST, ROW, SIZE, pay_funding
+from engine.core.kernels.funding import funding_payments_into
 from engine.errors import check
 
 
@@ -115,12 +115,10 @@ def funding_payments(book: Book, symbol: int, rate: int) -> list[tuple[int, int]
 
     ``rate`` in 1e-12. Payments are rounded against the account.
     """
-    holders = book.holders[symbol]
-    if holders.count == 0:
-        return []
-    payments = np.zeros(holders.count, dtype=np.int64)
-    pay_funding(holders.table, holders.count, book.specs[symbol], book.marks[symbol].value, rate, payments)
-    return list(zip(holders.table[: holders.count, ROW].tolist(), payments.tolist(), strict=True))
+    payments = np.zeros((book.holders_count(symbol), 2), dtype=np.int64)
+    if len(payments):
+        funding_payments_into(book.tables.view, symbol, rate, payments)
+    return [(row, amount) for row, amount in payments.tolist()]
 
 
 def fund(book: Book, symbol: int, payments: list[tuple[int, int]]) -> None:
@@ -178,13 +176,12 @@ def totals(book: Book) -> list[Totals]:
     A full recount in Python ints, independent of the running sums.
     """
     sums = [
-        sum(int(balance) for balance in wallets.balances[: len(book.accounts)])
-        + sum(balances[asset] for balances in book.system.values())
-        for asset, wallets in enumerate(book.wallets)
+        sum(book.balances(asset).tolist()) + sum(balances[asset] for balances in book.system.values())
+        for asset in range(len(book.assets))
     ]
-    for symbol, holders in enumerate(book.holders):
-        costs = sum(int(cost) for cost in holders.table[: holders.count, COST])
-        sums[book.settle[symbol]] += costs + book.clearing[symbol].cost
+    for symbol, clearing in enumerate(book.clearing):
+        costs = sum(book.tables.positions["cost"][book.holder_ids(symbol)].tolist())
+        sums[book.settle[symbol]] += costs + clearing.cost
     return [Totals(wallets, transfers) for wallets, transfers in zip(sums, book.transfers, strict=True)]
 
 
@@ -193,7 +190,7 @@ def check_conservation(book: Book) -> None:
     for asset, total in enumerate(totals(book)):
         name = book.assets[asset].name
         check(total.wallets == total.transfers, f"{name}: wallets {total.wallets} != transfers {total.transfers}")
-    for symbol, holders in enumerate(book.holders):
-        open_size = sum(int(size) for size in holders.table[: holders.count, SIZE])
+    for symbol, clearing in enumerate(book.clearing):
+        open_size = sum(book.tables.positions["size"][book.holder_ids(symbol)].tolist())
         name = book.instruments[symbol].symbol
-        check(open_size + book.clearing[symbol].size == 0, f"{name}: open interest off by {open_size}")
+        check(open_size + clearing.size == 0, f"{name}: open interest off by {open_size}")

@@ -26,7 +26,7 @@ from engine.core.guards import (
     update_hold,
 )
 from engine.core.kernels.margin import is_at_ratio
-from engine.core.kernels.reprice import CALLED, FLAGS
+from engine.core.kernels.tables import CALLED
 from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, limit_price
 from engine.core.pacing import is_emergency, lots_that_fit
 from engine.core.plan import PlanAccount, PlanCollateral, PlanPosition, plan_liquidation
@@ -127,12 +127,12 @@ def call_margin(shard: Shard, row: int) -> None:
     """Send a margin call once per crossing of the call ratio; re-arm it below the re-arm ratio."""
     book, policy = shard.book, shard.book.policy
     equity, maintenance = book.equity(row), book.maintenance(row)
-    is_called = bool(book.state[row, FLAGS] & CALLED)
+    is_called = bool(book.flags(row) & CALLED)
     if not is_called and is_at_ratio(equity, maintenance, policy.margin_call_ratio_ppm):
-        book.state[row, FLAGS] |= CALLED
+        book.set_flag(row, CALLED, is_set=True)
         shard.emit(EVENTS_TOPIC, book.accounts[row], "margin_call", standing_fields(shard, row))
     elif is_called and not is_at_ratio(equity, maintenance, policy.margin_call_rearm_ppm):
-        book.state[row, FLAGS] &= ~CALLED
+        book.set_flag(row, CALLED, is_set=False)
 
 
 def pursue(shard: Shard, episode: Episode) -> None:
@@ -172,7 +172,7 @@ def decide(shard: Shard, episode: Episode) -> Decision:
     """Return what comes next for a row in an episode with nothing in flight; changes nothing."""
     book, row, policy = shard.book, episode.row, shard.book.policy
     equity, maintenance = book.equity(row), book.maintenance(row)
-    if not book.row_positions[row]:
+    if not book.positions_of(row):
         if equity > 0 or not owed_assets(book, row):
             return End(episode.outcome or "closed")
         sales = plan_sales(book, row)
@@ -352,7 +352,7 @@ def sweep_buckets(shard: Shard) -> None:
         book.emptied.discard(row)
         asset = book.settle[book.symbol_index[book.buckets[row]]]
         rest = book.wallet(row, asset)
-        if rest > 0 and not book.row_positions[row]:
+        if rest > 0 and not book.positions_of(row):
             cross = book.open_row(book.accounts[row], CROSS)
             ledger.pay_row(book, row, cross, asset, rest)
             shard.dirty.add(cross)

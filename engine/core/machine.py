@@ -12,13 +12,20 @@ import heapq
 from collections.abc import Iterable
 from fractions import Fraction
 
+import numpy as np
+
 from engine.core.confirm import expire_pending
 from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Mark, Message, Origin, Output, Reject
 from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, key_of
+from engine.core.kernels.follow import CLOCK, SYMBOL, follow_marks
+from engine.core.lines import Lines
 from engine.core.liquidation import examine, note_fill, sweep_buckets
+from engine.core.pricing import check_reached
 from engine.core.refusal import Refusal
 from engine.core.rejects import reject_fields
 from engine.core.shard import Shard
+from engine.errors import InvariantError
+from engine.units import INT64_MAX, NS_PER_S
 
 VENUE = Origin("venue", -1, 0)
 
@@ -26,15 +33,75 @@ VENUE = Origin("venue", -1, 0)
 class Machine:
     """The engine as a pure fold: same shard, same messages, same outputs."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, *, verify_every: int = 0) -> None:
         self.shard = shard
+        # Each so many messages the trigger index is held against a look at everybody; 0: never.
+        self.verify_every = verify_every
 
     def apply(self, batch: Iterable[Message]) -> list[Output]:
         """Apply messages in order; return the outputs they caused, in order of ``seq``."""
         for message in batch:
-            self._take(message)
+            self.apply_one(message)
         outputs, self.shard.outputs = self.shard.outputs, []
         return outputs
+
+    def apply_one(self, message: Message) -> None:
+        """Apply one message; its outputs stay in the shard."""
+        if self.verify_every and (self.shard.counters.messages + 1) % self.verify_every == 0:
+            self._take_verified(message)
+        else:
+            self._take(message)
+
+    def fold(self, lines: Lines) -> list[Output]:
+        """Apply a batch of lines in order, as ``apply`` does the messages that they say.
+
+        Marks that concern nobody are put in force by a kernel, many at a time; all else is taken one by one.
+        """
+        position = 0
+        while position < lines.count:
+            position = self._follow(lines, position)
+            if position < lines.count:
+                message = lines.message(position)
+                if message is not None:
+                    self.apply_one(message)
+                position += 1
+        outputs, self.shard.outputs = self.shard.outputs, []
+        return outputs
+
+    def _follow(self, lines: Lines, begin: int) -> int:
+        """Put the usual marks from ``begin`` on in force; return where there is something else."""
+        shard, book = self.shard, self.shard.book
+        if lines.marks[begin, SYMBOL] < 0 or shard.venue is not None or shard.stuck or shard.dirty:
+            return begin
+        if book.clock is None or book.is_scanned:
+            return begin
+        due = min(shard.timers[0][0], INT64_MAX) if shard.timers else INT64_MAX
+        ahead = min(book.policy.max_future_s * NS_PER_S, INT64_MAX)
+        stream = np.array([book.clock, due, ahead, book.policy.price_band_ppm], dtype=np.int64)
+        marks = lines.marks
+        if self.verify_every:
+            marks = marks[: begin + self.verify_every - 1 - shard.counters.messages % self.verify_every]
+        end = follow_marks(book.tables.view, marks, begin, stream, book.tables.found_rows)
+        if end > begin:
+            book.marks_moved(int(stream[CLOCK]))
+            shard.counters.messages += end - begin
+            shard.counters.accepted += end - begin
+            shard.origin, shard.future = lines.origin(end - 1), None
+        return int(end)
+
+    def _take_verified(self, message: Message) -> None:
+        """Apply one input; raises InvariantError where a look at everybody finds another row in need."""
+        book = self.shard.book
+        book.is_verified = True
+        try:
+            self._take(message)
+            check_reached(book)
+        except InvariantError as error:
+            topic, partition, offset = message.origin
+            where = f"{topic} line {offset}" if partition < 0 else f"{topic}-{partition} offset {offset}"
+            raise InvariantError(f"{where}: {error}") from error
+        finally:
+            book.is_verified = False
 
     def _take(self, message: Message) -> None:
         """Apply one input and all that the simulated venue answers to it."""

@@ -23,7 +23,6 @@ from engine.core.kernels.margin import (
     position_pnl,
     to_valuation_up,
 )
-from engine.core.kernels.reprice import MARGIN, PNL
 from engine.units import UNIT, div_half_even, div_up, format_scaled, format_units
 
 ENTRY_DECIMALS = 18
@@ -50,7 +49,7 @@ def is_row_liquidatable(book: Book, row: int) -> bool:
 
 def position_margins(book: Book, row: int) -> Iterator[PositionMargin]:
     """Yield the row's positions, by symbol name then leg."""
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         size, cost = book.position(row, symbol, leg)
         spec, tiers, mark = book.specs[symbol], book.tiers[symbol], book.marks[symbol].value
         floor, remainder, _ = notional_parts(spec, abs(size), mark)
@@ -68,13 +67,12 @@ def position_margins(book: Book, row: int) -> Iterator[PositionMargin]:
 
 def liquidation_price(book: Book, row: int, symbol: int) -> int | None:
     """Return the mark of ``symbol`` at which the row becomes liquidatable, in price steps; None if there is none."""
-    holders = book.holders[symbol]
     legs, rest = [], np.array([book.equity(row), book.maintenance(row)], dtype=np.int64)
-    for held, leg in book.row_positions[row]:
+    for held, leg in book.positions_of(row):
         if held == symbol:
-            entry = holders.table[holders.places[row, leg]]
-            rest -= entry[[PNL, MARGIN]]
+            rest -= book.held_values(row, symbol, leg)[:2]
             legs.append(book.position(row, symbol, leg))
+    scratch = np.empty(3 * len(legs) * len(book.tiers[symbol]) + 2, dtype=np.int64)
     level = liquidation_level(
         np.array(legs, dtype=np.int64),
         book.specs[symbol],
@@ -84,6 +82,7 @@ def liquidation_price(book: Book, row: int, symbol: int) -> int | None:
         book.asset_prices[book.settle[symbol]].value,
         rest,
         book.policy.trigger == "below",
+        scratch,
     )
     return int(level) or None
 
@@ -97,8 +96,7 @@ def bankruptcy_price(book: Book, row: int, symbol: int, leg: int) -> int | None:
     no price does it.
     """
     maintenance, equity = book.maintenance(row), book.equity(row)
-    holders = book.holders[symbol]
-    margin = int(holders.table[holders.places[row, leg], MARGIN])
+    _, margin, _ = book.held_values(row, symbol, leg)
     if maintenance == 0:
         return None
     size, _ = book.position(row, symbol, leg)
@@ -172,8 +170,7 @@ def statement(book: Book, row: int) -> dict[str, Any]:
     levels: dict[int, int | None] = {}
     for position in position_margins(book, row):
         symbol, instrument = position.symbol, book.instruments[position.symbol]
-        holders = book.holders[symbol]
-        pnl += int(holders.table[holders.places[row, position.leg], PNL])
+        pnl += book.held_values(row, symbol, position.leg)[0]
         initial += int(to_valuation_up(position.initial, book.asset_prices[book.settle[symbol]].value))
         if symbol not in levels:
             levels[symbol] = liquidation_price(book, row, symbol)

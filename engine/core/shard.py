@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from engine.core.book import CROSS, Book
 from engine.core.events import Event, Mark, Origin, Output
-from engine.core.kernels.reprice import FLAGS, WATCHED
+from engine.core.kernels.tables import WATCHED
 from engine.core.pacing import Flow
 from engine.core.params import Risk
 from engine.units import NS_PER_MS, format_units
@@ -187,10 +187,7 @@ class Shard:
 
     def watch(self, row: int) -> None:
         """Set or clear the flag that makes every price change of the row looked at."""
-        if row in self.episodes or row in self.holds:
-            self.book.state[row, FLAGS] |= WATCHED
-        else:
-            self.book.state[row, FLAGS] &= ~WATCHED
+        self.book.set_flag(row, WATCHED, is_set=row in self.episodes or row in self.holds)
 
     def open_episode(self, row: int) -> Episode:
         """Return a new episode with its deterministic id."""

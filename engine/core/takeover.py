@@ -18,7 +18,8 @@ from engine.core.adl import Winners, allocate, wave_report
 from engine.core.book import CROSS, INSURANCE_ROW, LEG_NAMES, NET, Book, Int64Array
 from engine.core.events import EVENTS_TOPIC
 from engine.core.guards import open_positions
-from engine.core.kernels.reprice import COST, EQUITY, FLAGS, GROSS, LEG, MARGIN, PNL, ROW, SIZE, WATCHED
+from engine.core.kernels.rows import position_pnls_into, row_standings_into
+from engine.core.kernels.tables import FLAGS, WATCHED
 from engine.core.kernels.waves import (
     ASSET_PRICE,
     FAILING_CASH,
@@ -34,8 +35,9 @@ from engine.core.kernels.waves import (
     opposites_into,
 )
 from engine.core.ledger import fill_cash
-from engine.core.pricing import INT64_BOUND, scratch, symbol_notional
+from engine.core.pricing import INT64_BOUND, symbol_notional
 from engine.core.shard import Episode, Shard
+from engine.core.tables import Array
 from engine.units import PPM, UNIT, div_up, format_scaled, format_units
 
 # A haircut beyond this factor is as good as no weight at all.
@@ -92,7 +94,7 @@ def run_waterfall(shard: Shard, episode: Episode) -> bool:
             }
             shard.emit(EVENTS_TOPIC, book.accounts[row], "adl_remaining", fields)
     episode.remaining = remaining
-    return not book.row_positions[row]
+    return not book.positions_of(row)
 
 
 def is_as_stuck_as_before(shard: Shard, episode: Episode, keys: list[tuple[int, int]]) -> bool:
@@ -116,14 +118,14 @@ def is_as_stuck_as_before(shard: Shard, episode: Episode, keys: list[tuple[int, 
     equity, maintenance = book.equity(row), book.maintenance(row)
     if episode.remaining != sizes or equity > 0 or maintenance == 0:
         return False
-    settles = {book.settle[symbol] for symbol, _ in book.row_positions[row]}
+    settles = {book.settle[symbol] for symbol, _ in book.positions_of(row)}
     if any(book.assets[asset].weights != FULL_WEIGHT for asset in settles):
         return False
-    roundings = len(book.row_positions[row]) + 2 + 2 * div_up(max(book.asset_prices[a].value for a in settles), UNIT)
+    roundings = len(book.positions_of(row)) + 2 + 2 * div_up(max(book.asset_prices[a].value for a in settles), UNIT)
     room = fund_equity(book) - book.policy.insurance_floor_units + roundings
     for (symbol, leg), size in sizes.items():
-        holders, lot_steps = book.holders[symbol], book.instruments[symbol].lot_steps
-        part = -equity * int(holders.table[holders.places[row, leg], MARGIN]) // maintenance
+        lot_steps = book.instruments[symbol].lot_steps
+        part = -equity * book.held_values(row, symbol, leg)[1] // maintenance
         if abs(size) < lot_steps or part < room * div_up(abs(size), lot_steps):
             return False
     return not any(healthy_opposites(shard, symbol, size).size for (symbol, _), size in sizes.items())
@@ -136,21 +138,21 @@ def exact_shares(book: Book, row: int) -> list[Share]:
     have as collateral: so each part carries the haircut of what its own close turns from profit into a balance.
     """
     equity, maintenance = book.equity(row), book.maintenance(row)
-    keys = book.row_positions[row]
+    keys = book.positions_of(row)
     balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
-    entries = [book.holders[symbol].table[book.holders[symbol].places[row, leg]] for symbol, leg in keys]
-    pnl_left = sum(int(entry[PNL]) for entry in entries)
+    entries = [book.held_values(row, symbol, leg) for symbol, leg in keys]
+    pnl_left = sum(pnl for pnl, _, _ in entries)
     shares, given = [], 0
-    for index, ((symbol, leg), entry) in enumerate(zip(keys, entries, strict=True)):
+    for index, ((symbol, leg), (pnl, margin, _)) in enumerate(zip(keys, entries, strict=True)):
         size, cost = book.position(row, symbol, leg)
         asset = book.settle[symbol]
         is_last = index == len(keys) - 1
         part = equity - given
         if not is_last:
             # Parts of a loss are rounded away from zero, but never beyond what is left of it: no unit is lost twice.
-            part = max(equity * int(entry[MARGIN]) // maintenance, min(part, 0))
+            part = max(equity * margin // maintenance, min(part, 0))
         given += part
-        pnl_left -= int(entry[PNL])
+        pnl_left -= pnl
         balance = balance_worth(book, balances, asset, equity - given - pnl_left)
         cash = balance - balances[asset] - cost
         balances[asset] = balance
@@ -270,9 +272,8 @@ def fund_equity(book: Book) -> int:
     total = 0
     for asset, price in enumerate(book.asset_prices):
         total += book.wallet(INSURANCE_ROW, asset) * price.value // UNIT
-    for symbol, leg in book.row_positions[INSURANCE_ROW]:
-        holders = book.holders[symbol]
-        total += int(holders.table[holders.places[INSURANCE_ROW, leg], PNL])
+    for symbol, leg in book.positions_of(INSURANCE_ROW):
+        total += book.held_values(INSURANCE_ROW, symbol, leg)[0]
     return total
 
 
@@ -372,60 +373,65 @@ def try_winners(shard: Shard, share: Share) -> Candidates | None:
     """
     book, symbol = shard.book, share.symbol
     instrument, asset_price = book.instruments[symbol], book.asset_prices[book.settle[symbol]].value
-    places = healthy_opposites(shard, symbol, share.size)
-    if not places.size:
+    ids = healthy_opposites(shard, symbol, share.size)
+    if not ids.size:
         return None
-    table, order = book.holders[symbol].table, name_order(book)
+    order = name_order(book)
     # A row has one position on this side, so its leg never decides.
-    positions = columns(table[places[np.argsort(order.ranks[table[places, ROW]])]])
-    lots = np.abs(positions[SIZE]) // instrument.lot_steps
+    ids = ids[np.argsort(order.ranks[book.tables.positions["row"][ids]])]
+    positions = book.tables.positions[ids]
+    rows = np.ascontiguousarray(positions["row"])
+    lots = np.abs(positions["size"]) // instrument.lot_steps
     lots_max = np.minimum(lots, abs(share.left) // instrument.lot_steps)
-    lots_within_equity(book, share, positions, lots_max)
+    standings = np.zeros((ids.size, 3), dtype=np.int64)
+    row_standings_into(book.tables.view, rows, standings)
+    lots_within_equity(book, share, positions, standings[:, 0], lots_max)
     can_give = lots_max > 0
     if not can_give.any():
         return None
-    positions = positions[:, can_give]
-    standing = columns(book.state[positions[ROW]])
+    positions, ids, rows = positions[can_give], ids[can_give], rows[can_give]
+    pnls = np.zeros(ids.size, dtype=np.int64)
+    position_pnls_into(book.tables.view, ids, pnls)
+    equity, _, gross = columns(standings[can_give])
     notional_per_lot = symbol_notional(book, symbol, instrument.lot_steps, book.marks[symbol].value) * asset_price
     winners = Winners(
-        accounts=order.accounts[positions[ROW]],
+        accounts=order.accounts[rows],
         lots=lots[can_give],
         lots_max=lots_max[can_give],
-        pnl=positions[PNL],
-        entry_notional=to_valuation(np.abs(positions[COST]), asset_price),
-        account_notional=standing[GROSS],
-        equity=standing[EQUITY],
+        pnl=pnls,
+        entry_notional=to_valuation(np.abs(positions["cost"]), asset_price),
+        account_notional=gross,
+        equity=equity,
         notional_per_lot=Fraction(notional_per_lot, UNIT),
     )
-    return Candidates(positions[ROW], positions[LEG], winners)
+    return Candidates(rows, positions["leg"], winners)
 
 
 def healthy_opposites(shard: Shard, symbol: int, size: int) -> Int64Array:
-    """Return the places of the holders on the other side of ``size`` with E > MM: not the fund, nobody in an episode.
+    """Return the ids of the positions on the other side of ``size`` whose rows have E > MM.
 
-    Places in the holders' table, whose columns are those of ``kernels/reprice.py``.
+    Not the fund's, and nobody's who is in an episode.
     """
     book = shard.book
-    holders, places = book.holders[symbol], scratch(book, book.holders[symbol].count)
-    found = opposites_into(holders.table, holders.count, book.state, size > 0, places)
-    places = places[:found].copy()
+    ids = np.zeros(book.holders_count(symbol), dtype=np.int64)
+    ids = ids[: opposites_into(book.tables.view, symbol, size > 0, ids)]
     # Whoever is in an episode is watched, and few of the healthy are.
-    rows = holders.table[places, ROW]
-    watched = np.flatnonzero(book.state[rows, FLAGS] & WATCHED)
+    rows = book.tables.positions["row"][ids]
+    watched = np.flatnonzero(book.tables.rows[rows, FLAGS] & WATCHED)
     busy = [index for index in watched.tolist() if int(rows[index]) in shard.episodes]
-    return np.delete(places, busy) if busy else places
+    return np.delete(ids, busy) if busy else ids
 
 
-def lots_within_equity(book: Book, share: Share, positions: Int64Array, lots_max: Int64Array) -> None:
-    """Lower ``lots_max`` to what the winners who hold ``positions`` (by column) can close with E >= 0 after."""
+def lots_within_equity(book: Book, share: Share, positions: Array, equities: Int64Array, lots_max: Int64Array) -> None:
+    """Lower ``lots_max`` to what the winners who hold ``positions`` can close with E >= 0 after."""
     symbol, asset = share.symbol, book.settle[share.symbol]
     wave = wave_terms(book, symbol, share.size, share.cash)
     lots_within_equity_into(
         wave,
-        positions[SIZE],
-        positions[COST],
-        book.wallets[asset].balances[positions[ROW]],
-        book.state[positions[ROW], EQUITY],
+        np.ascontiguousarray(positions["size"]),
+        np.ascontiguousarray(positions["cost"]),
+        book.balances(asset)[positions["row"]],
+        np.ascontiguousarray(equities),
         book.specs[symbol],
         book.tiers[symbol],
         book.weights[asset],

@@ -50,7 +50,7 @@ def dump_system(book: Book, name: str) -> dict[str, Any]:
     if name == CLEARING:
         for symbol in sorted(range(len(book.instruments)), key=lambda index: book.instruments[index].symbol):
             clearing, instrument = book.clearing[symbol], book.instruments[symbol]
-            if clearing.size or clearing.cost or book.holders[symbol].count:
+            if clearing.size or clearing.cost or book.holders_count(symbol):
                 qty = format_scaled(clearing.size, instrument.size_decimals)
                 positions.append({"symbol": instrument.symbol, "qty": qty, "cost": format_units(clearing.cost)})
     return {"account": name, "balances": named_amounts(book, book.system[name]), "positions": positions}
@@ -71,7 +71,7 @@ def dump_account(book: Book, name: str) -> dict[str, Any]:
             continue
         margin = book.wallet(row, book.settle[book.symbol_index[bucket]])
         positions += dump_positions(book, row, margin=margin)
-        if margin and not book.row_positions[row]:
+        if margin and not book.positions_of(row):
             buckets[bucket] = format_units(margin)
     entry = {"account": name, "balances": named_amounts(book, balances), "positions": positions}
     return {**entry, "buckets": buckets} if buckets else entry
@@ -80,7 +80,7 @@ def dump_account(book: Book, name: str) -> dict[str, Any]:
 def dump_positions(book: Book, row: int, *, margin: int | None) -> list[dict[str, Any]]:
     """Return a row's positions; a bucket's margin (settlement units) stands at its first one."""
     entries = []
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         size, cost = book.position(row, symbol, leg)
         instrument = book.instruments[symbol]
         isolated = {} if margin is None else {"isolated": True, "margin": format_units(margin)}

@@ -236,7 +236,7 @@ def check_legs(book: Book, account: str, name: str, symbol: int, leg: int, place
     """Refuse legs and net of one symbol in one account."""
     for bucket in (CROSS, name):
         row = book.row_index.get((account, bucket))
-        for other_symbol, other in book.row_positions[row] if row is not None else ():
+        for other_symbol, other in book.positions_of(row) if row is not None else ():
             if other_symbol == symbol and (other == NET) != (leg == NET):
                 place.at("leg").fail(LEG_NAMES[leg], "legs and net may not mix in one symbol of an account")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from engine.core.kernels.reprice import EQUITY, FLAGS, MAINTENANCE
 from engine.core.shard import Episode, Order, Shard
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import encode
@@ -30,17 +29,10 @@ def state_document(shard: Shard) -> dict[str, Any]:
         "marks": pack(book.marks),
         "asset_prices": pack(book.asset_prices),
         # The largest position there ever was bounds the marks that are accepted.
-        "bounds": pack([(holders.size_max, holders.cost_max) for holders in book.holders]),
+        "bounds": [book.largest(symbol) for symbol in range(len(book.instruments))],
         "rows": [
-            [account, bucket, int(equity), int(maintenance), int(flags)]
-            for account, bucket, (equity, maintenance, flags) in sorted(
-                zip(
-                    book.accounts,
-                    book.buckets,
-                    book.state[: len(book.accounts), [EQUITY, MAINTENANCE, FLAGS]].tolist(),
-                    strict=True,
-                )
-            )
+            [account, bucket, *book.standing(row)[:2], book.flags(row)]
+            for account, bucket, row in sorted(zip(book.accounts, book.buckets, range(len(book.accounts)), strict=True))
         ],
         "emptied": names_of(shard, book.emptied),
         "episodes": [episode_document(shard.episodes[row]) for row in sorted(shard.episodes)],

@@ -5,8 +5,10 @@ Whatever reads the inputs, the same fold turns a batch of them into output lines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from engine.core.events import (
     DEAD_LETTERS_TOPIC,
@@ -27,10 +29,13 @@ from engine.core.events import (
     SetParams,
     Transfer,
 )
+from engine.core.kernels.follow import SYMBOL
+from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.codec import decode, encode
 from engine.edges.journal import Checked, OrderRecord, Position, encode_record, outputs_hash, record_hash, runs_of
+from engine.edges.line_batch import LineReader
 from engine.errors import check
 
 # What may come from a topic: its messages (README, "Messages in"), since an event elsewhere would be seen by the wrong
@@ -42,6 +47,7 @@ TYPES: dict[str, tuple[type[Event | Reject], ...]] = {
     "control": (Reject, Pause, SetParams),
 }
 INPUT_TOPICS = tuple(TYPES)
+MARKS_TOPIC = "mark-prices"
 
 
 class Record(Protocol):
@@ -80,11 +86,12 @@ def input_of(key: bytes | None, payload: bytes, topic: str, shard: int) -> Input
     return Reject("unknown_type", f"{topic} does not take this type of message", payload)
 
 
-def line_of(output: Output, keys: Mapping[Origin, bytes | None]) -> Line:
+def line_of(output: Output, places: Sequence[Origin], records: Sequence[Record]) -> Line:
     """Return an output encoded; a dead letter has the key of the input that it is about."""
     key: bytes | None = output.key.encode()
     if output.topic == DEAD_LETTERS_TOPIC:
-        key = keys[Origin(output.body["topic"], output.body["partition"], output.body["offset"])]
+        body = output.body
+        key = records[places.index(Origin(body["topic"], body["partition"], body["offset"]))].key
     return Line(output.topic, key, encode(output.body))
 
 
@@ -102,20 +109,33 @@ class Fold:
     def __init__(self, shard: Shard, position: Position, *, logical: Callable[[str], str]) -> None:
         self.shard = shard
         self.machine = Machine(shard)
+        self.reader = LineReader(shard.book)
         self.position = position
         self.logical = logical
         self.batch = Batch()
 
-    def apply(self, records: Iterable[Record]) -> list[Line]:
+    def apply(self, records: Sequence[Record]) -> list[Line]:
         """Apply inputs in the given order; return their outputs, which the open batch keeps too."""
-        messages, keys = [], {}
-        for record in records:
-            message = message_of(record, self.logical(record.topic), self.shard.number)
-            messages.append(message)
-            keys[message.origin] = record.key
-        lines = [line_of(output, keys) for output in self.machine.apply(messages)]
-        self.batch.places += keys
+        topics = {topic: self.logical(topic) for topic in {record.topic for record in records}}
+        places = [Origin(topics[record.topic], record.partition, record.offset) for record in records]
+        lines = [line_of(output, places, records) for output in self.machine.fold(self.read(records, places))]
+        self.batch.places += places
         self.batch.lines += lines
+        return lines
+
+    def read(self, records: Sequence[Record], places: Sequence[Origin]) -> Lines:
+        """Return inputs as the machine takes them; a mark is one only where it came as one."""
+        values = [record.value or b"" for record in records]
+        ends = np.cumsum([len(value) for value in values], dtype=np.int64)
+        begins = ends - np.array([len(value) for value in values], dtype=np.int64)
+        lines = self.reader.read(
+            np.frombuffer(b"".join(values), dtype=np.uint8),
+            begins,
+            ends,
+            message=lambda index: message_of(records[index], places[index].topic, self.shard.number),
+            origin=places.__getitem__,
+        )
+        lines.marks[[place.topic != MARKS_TOPIC for place in places], SYMBOL] = -1
         return lines
 
     def close_batch(self, *, delivery: str, engine: str, checked: Checked | None = None) -> tuple[bytes, Batch]:

@@ -34,23 +34,27 @@ import numpy as np
 import orjson
 
 from engine import __version__
-from engine.core.book import CROSS, Book, Clearing, Holders, Int64Array, Price, Wallets
+from engine.core.book import CROSS, Book, Clearing, Int64Array, Price
 from engine.core.events import Origin
-from engine.core.kernels.reprice import LEG, ROW
+from engine.core.kernels.rows import LOADED_COLUMNS, load_balances, load_positions
+from engine.core.kernels.tables import COST_MAX, FLAGS, HEAD, NONE, SIZE_MAX, STANDING_FLAGS, Tables
 from engine.core.pacing import Flow
 from engine.core.params import Asset, Instrument, Policy, Risk
 from engine.core.shard import Counters, Episode, Hold, SeenIds, Shard, Venue
+from engine.core.tables import Array, TableStore
 from engine.edges.journal import Position
 from engine.errors import SnapshotError, check
 from engine.units import INT64_MAX
 
 MAGIC = b"LIQSNAP\n"
-SCHEMA = 1
+SCHEMA = 2
 # Magic, schema, length of the header, SHA-256 of the header.
 LEAD = struct.Struct("<8sII32s")
 # What does not shrink by a tenth is stored as it is: reading it back costs more than its bytes.
 WORTH_PERCENT = 90
 JSON, INT64 = "json", "<i8"
+
+SYMBOL = LOADED_COLUMNS.index("symbol")
 
 Ids = set[tuple[str, str, str]]
 
@@ -85,25 +89,26 @@ BOOK: dict[str, Any] = {
     "system": dict[str, list[int]],
     "transfers": list[int],
 }
+# Of the above, what is kept under another name.
+PROPERTIES = {"marks"}
 # Attributes with a section of their own, those that follow from others, and scratch space.
 OTHERS: dict[type, set[str]] = {
     Shard: {"number", "book", "ids", "venue", "outputs"},
-    Book: {"accounts", "buckets", "state", "holders", "wallets"}
-    | {"rule", "symbol_index", "specs", "tiers", "settle", "asset_index", "weights", "row_index", "row_positions"}
-    | {"touched"},
-    Holders: {"table", "count", "places", "size_max", "cost_max"},
+    Book: {"accounts", "buckets", "tables"}
+    | {"symbol_index", "specs", "tiers", "settle", "asset_index", "weights", "row_index"}
+    | {"standings", "scratch", "is_scanned", "is_verified", "waiting", "_marks", "_marks_are_behind"},
+    TableStore: {*Tables._fields, "used", "view", "found_rows"},
     SeenIds: {"limit", "current", "previous"},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the body: where it is, what it holds, and how many rows the array it came from had room for."""
+    """A part of the body: where it is and what it holds."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    capacity: int
     offset: int
     length: int
     is_deflated: bool
@@ -219,33 +224,35 @@ def collector_paused() -> Iterator[None]:
 def check_covered(shard: Shard) -> None:
     """Raise InvariantError if some object has an attribute that a snapshot would lose."""
     book = shard.book
-    for kind, item, table in ((Shard, shard, SHARD), (Book, book, BOOK), (SeenIds, shard.ids, {})):
+    parts: tuple[tuple[type, Any, dict[str, Any]], ...]
+    parts = (Shard, shard, SHARD), (Book, book, BOOK), (SeenIds, shard.ids, {}), (TableStore, book.tables, {})
+    for kind, item, table in parts:
         names = vars(item).keys()
-        check(names == OTHERS[kind] | table.keys(), f"{kind.__name__}: {sorted(names)}: a snapshot knows others")
-    for holders in book.holders:
-        check(vars(holders).keys() == OTHERS[Holders], f"Holders: {sorted(vars(holders))}: a snapshot knows others")
-    check({item.name for item in fields(Wallets)} == {"balances", "values"}, "Wallets: a snapshot knows other fields")
+        check(
+            names == (OTHERS[kind] | table.keys()) - PROPERTIES,
+            f"{kind.__name__}: {sorted(names)}: a snapshot knows others",
+        )
 
 
 def write_shard(body: Body, shard: Shard) -> None:
     """Add all sections of a shard."""
-    book, rows = shard.book, len(shard.book.accounts)
+    book = shard.book
     body.add_json("shard", {name: pack(getattr(shard, name)) for name in SHARD})
     body.add_json("book", {name: pack(getattr(book, name)) for name in BOOK})
     body.add_json("accounts", book.accounts)
     body.add_json("buckets", [[row, bucket] for row, bucket in enumerate(book.buckets) if bucket != CROSS])
     ids = shard.ids
     body.add_json("ids", {"limit": ids.limit, "current": grouped(ids.current), "previous": grouped(ids.previous)})
-    body.add_json("bounds", pack([(holders.size_max, holders.cost_max) for holders in book.holders]))
-    body.add_array("state", book.state[:rows].T, len(book.state))
-    for instrument, holders in zip(book.instruments, book.holders, strict=True):
-        # One more column than the table has: the places in the order in which the index of places holds them.
-        places = np.fromiter(holders.places.values(), dtype=np.int64, count=holders.count)
-        columns = np.vstack([holders.table[: holders.count].T, places])
-        body.add_array(f"holders/{instrument.symbol}", columns, len(holders.table))
-    for asset, wallets in zip(book.assets, book.wallets, strict=True):
-        body.add_array(f"balances/{asset.name}", wallets.balances[:rows], len(wallets.balances))
-        body.add_array(f"values/{asset.name}", wallets.values[:rows], len(wallets.values))
+    symbols = range(len(book.instruments))
+    body.add_array("largest", book.tables.symbols[:, [SIZE_MAX, COST_MAX]])
+    body.add_array("flags", book.tables.rows[: len(book.accounts), FLAGS] & STANDING_FLAGS)
+    held = np.concatenate(
+        [book.tables.positions[:0], *(book.tables.positions[book.holder_ids(symbol)] for symbol in symbols)]
+    )
+    held = held[np.argsort(held["row"], kind="stable")]
+    body.add_array("positions", np.vstack([held[name] for name in LOADED_COLUMNS]))
+    for asset, parameters in enumerate(book.assets):
+        body.add_array(f"balances/{parameters.name}", book.balances(asset))
 
 
 def read_shard(reader: Reader, number: int, venue: Venue | None) -> Shard:
@@ -262,54 +269,30 @@ def read_shard(reader: Reader, number: int, venue: Venue | None) -> Shard:
     ids = reader.json("ids")
     shard.ids.limit = ids["limit"]
     shard.ids.current, shard.ids.previous = ungrouped(ids["current"]), ungrouped(ids["previous"])
-    read_rows(reader, book)
-    for instrument, holders, bounds in zip(book.instruments, book.holders, reader.json("bounds"), strict=True):
-        holders.size_max, holders.cost_max = unpack(tuple[int, int], bounds)
-        read_holders(reader, f"holders/{instrument.symbol}", holders)
-    for asset, wallets in zip(book.assets, book.wallets, strict=True):
-        wallets.balances = with_room(*reader.array(f"balances/{asset.name}"))
-        wallets.values = with_room(*reader.array(f"values/{asset.name}"))
-    book.row_positions = sorted_positions(book)
+    read_tables(reader, book)
     return shard
 
 
-def read_rows(reader: Reader, book: Book) -> None:
-    """Put back which rows there are, and their sums."""
+def read_tables(reader: Reader, book: Book) -> None:
+    """Put back which rows there are, with their positions and balances; what prices they lack follows from these."""
     book.accounts = reader.json("accounts")
     book.buckets = [CROSS] * len(book.accounts)
     for row, bucket in reader.json("buckets"):
         book.buckets[row] = bucket
     book.row_index = {key: row for row, key in enumerate(zip(book.accounts, book.buckets, strict=True))}
-    columns, capacity = reader.array("state")
-    book.state = with_room(columns.T, capacity)
-
-
-def read_holders(reader: Reader, name: str, holders: Holders) -> None:
-    """Put back one symbol's positions."""
-    columns, capacity = reader.array(name)
-    table, places = columns[:-1].T, columns[-1]
-    holders.count = len(table)
-    holders.table = with_room(table, capacity)
-    keys = zip(table[places, ROW].tolist(), table[places, LEG].tolist(), strict=True)
-    holders.places = dict(zip(keys, places.tolist(), strict=True))
-
-
-def with_room(table: Int64Array, capacity: int) -> Int64Array:
-    """Return a writable table of ``capacity`` rows, the first of them given."""
-    roomy = np.zeros((capacity, *table.shape[1:]), dtype=np.int64)
-    roomy[: len(table)] = table
-    return roomy
-
-
-def sorted_positions(book: Book) -> list[list[tuple[int, int]]]:
-    """Return the positions of each row, by symbol name and leg."""
-    positions: list[list[tuple[int, int]]] = [[] for _ in book.accounts]
-    for symbol in sorted(range(len(book.instruments)), key=lambda index: book.instruments[index].symbol):
-        table = book.holders[symbol].table[: book.holders[symbol].count]
-        by_leg = table[np.argsort(table[:, LEG], kind="stable")]
-        for row, leg in by_leg[:, [ROW, LEG]].tolist():
-            positions[row].append((symbol, leg))
-    return positions
+    tables, count = book.tables, len(book.accounts)
+    tables.reserve_rows(count)
+    tables.rows[:count, HEAD] = NONE
+    tables.rows[:count, FLAGS] = reader.array("flags")
+    book.note_prices()
+    columns = reader.array("positions")
+    tables.add_positions(columns.shape[1])
+    for symbol, held in enumerate(np.bincount(columns[SYMBOL], minlength=len(book.instruments)).tolist()):
+        tables.reserve_holders(symbol, held)
+    load_positions(tables.view, columns)
+    for asset, parameters in enumerate(book.assets):
+        load_balances(tables.view, asset, reader.array(f"balances/{parameters.name}"))
+    tables.symbols[:, [SIZE_MAX, COST_MAX]] = reader.array("largest")
 
 
 def grouped(ids: Ids) -> dict[str, dict[str, list[str]]]:
@@ -345,11 +328,11 @@ class Body:
 
     def add_json(self, name: str, value: Any) -> None:
         """Add a document."""
-        self._add(Section(name, JSON, (), 0, 0, 0, False), orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+        self._add(Section(name, JSON, (), 0, 0, False), orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
 
-    def add_array(self, name: str, columns: Int64Array, capacity: int) -> None:
-        """Add a table of int64, given by columns; ``capacity`` rows is what there was room for."""
-        self._add(Section(name, INT64, columns.shape, capacity, 0, 0, False), columns.astype(INT64).tobytes())
+    def add_array(self, name: str, table: Array) -> None:
+        """Add a table of integers."""
+        self._add(Section(name, INT64, table.shape, 0, 0, False), table.astype(INT64).tobytes())
 
     def _add(self, section: Section, raw: bytes) -> None:
         deflated = zlib.compress(raw, 1)
@@ -375,10 +358,10 @@ class Reader:
         """Return a document."""
         return orjson.loads(self._raw(self.sections[name]))
 
-    def array(self, name: str) -> tuple[Int64Array, int]:
-        """Return the columns of a table, read-only, and how many rows it had room for."""
+    def array(self, name: str) -> Int64Array:
+        """Return a table, read-only."""
         section = self.sections[name]
-        return np.frombuffer(self._raw(section), dtype=INT64).reshape(section.shape), section.capacity
+        return np.frombuffer(self._raw(section), dtype=INT64).reshape(section.shape)
 
 
 # Values.

@@ -5,16 +5,33 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from engine.core.book import CROSS
 from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, Transfer
 from engine.core.kernels.compile import CACHE_DIR
+from engine.core.kernels.lines import split_lines_into
 from engine.core.machine import Machine
 from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
 from engine.core.shard import Shard
+from engine.edges.codec import encode_event
+from engine.edges.line_batch import LineReader
 
 _TIERS = [["0", "0.01", "50"]]
 _TERMS = {"settle": "USD", "price_tick": "0.1", "lot": "0.001", "tiers": _TIERS}
+
+
+def follow(shard: Shard) -> None:
+    """Take a batch of lines as a log file and as a topic brings them."""
+    data = b"".join(encode_event(Mark("LINEAR", (price, 0), 6 + price)) + b"\n" for price in (1, 2))
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    begins, ends = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    split_lines_into(buffer, 0, begins, ends)
+    lines = LineReader(shard.book).read(
+        buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)
+    )
+    Machine(shard).fold(lines)
 
 
 def warm_up() -> dict[str, Any]:
@@ -51,6 +68,7 @@ def warm_up() -> dict[str, Any]:
     ]
     Machine(shard).apply(Message(origin, event) for event in events)
     statement(shard.book, shard.book.row_index["a", CROSS])
+    follow(shard)
     return {
         "kernels": len(list(CACHE_DIR.rglob("*.nbi"))) if CACHE_DIR is not None else 0,
         "seconds": round(time.perf_counter() - started_s, 2),

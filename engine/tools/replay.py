@@ -19,6 +19,7 @@ from engine.core.shard import Shard
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import decode, encode
 from engine.edges.digest import state_hash
+from engine.edges.line_file import LineFile
 from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
 from engine.edges.report import RunRecorder
 from engine.edges.shard_book import BookSource, PartitionOf
@@ -43,6 +44,7 @@ class ReplayOptions:
     format: str | None = None
     title: str = "Replay"
     batch: int = BATCH
+    verify_every: int = 0
     show_progress: bool = True
     shard: int = 0
     shards: int = 1
@@ -101,29 +103,26 @@ def run_replay(options: ReplayOptions) -> dict[str, Any]:
 
     Raises InputError for files that cannot be used and InvariantError if money was not conserved.
     """
-    logs = open_logs(options)
-    return run_messages(options, merge(logs), [log.note for log in logs], logs)
+    return run_logs(options, open_logs(options))
 
 
-def run_messages(
-    options: ReplayOptions, messages: Iterator[Message], notes: list[str], logs: list[LogFile]
-) -> dict[str, Any]:
-    """Run messages through the core; see ``run_replay``."""
+def run_logs(options: ReplayOptions, logs: list[LogFile], messages: Iterator[Message] | None = None) -> dict[str, Any]:
+    """Replay logs that are open, or messages that somebody has read already; see ``run_replay``."""
     shard = new_shard(options)
-    machine, timing = Machine(shard), Timing()
-    recorder = RunRecorder(options.risk.instruments)
+    machine = Machine(shard, verify_every=options.verify_every)
+    recorder, timing = RunRecorder(options.risk.instruments), Timing()
     writer = OutputWriter(options.out, recorder)
     sizes = sum(log.size_bytes for log in logs) or 1
+    if messages is None and len(logs) == 1 and logs[0].blocks is not None:
+        batches = fold_lines(machine, logs[0], options, recorder, timing)
+    else:
+        batches = fold_messages(machine, messages or merge(logs), options, recorder, timing)
 
     def fraction() -> float:
         return sum(log.progress() * log.size_bytes for log in logs) / sizes
 
     with writer, Progress(fraction, enabled=options.show_progress) as progress:
-        while batch := list(islice(messages, options.batch)):
-            started_s = time.perf_counter()
-            outputs = machine.apply(batch)
-            timing.note(time.perf_counter() - started_s, len(batch))
-            record_marks(recorder, options.risk, batch)
+        for outputs in batches:
             writer.write(outputs)
             progress.update(shard.counters.messages, shard.counters.liquidations)
     ledger.check_conservation(shard.book)
@@ -131,9 +130,40 @@ def run_messages(
     if options.out is not None:
         write_json(options.out / "final-book.json", dump_book(shard))
         write_json(options.out / "summary.json", result)
+        notes = [log.note for log in logs]
         page = recorder.render(result, title=options.title, inputs=notes, risk_name=options.risk_name)
         (options.out / "report.html").write_text(page, encoding="utf-8")
     return result
+
+
+def fold_messages(
+    machine: Machine, messages: Iterator[Message], options: ReplayOptions, recorder: RunRecorder, timing: Timing
+) -> Iterator[list[Output]]:
+    """Apply messages batch by batch; yield the outputs of each."""
+    while batch := list(islice(messages, options.batch)):
+        started_s = time.perf_counter()
+        outputs = machine.apply(batch)
+        timing.note(time.perf_counter() - started_s, len(batch))
+        record_marks(recorder, options.risk, batch)
+        yield outputs
+
+
+def fold_lines(
+    machine: Machine, log: LogFile, options: ReplayOptions, recorder: RunRecorder, timing: Timing
+) -> Iterator[list[Output]]:
+    """Apply a log of nothing but messages block by block, its usual marks without a message each.
+
+    Other logs wait for each other line by line, and vendors' rows are no lines of ours.
+    """
+    file = LineFile(log, machine.shard.book, batch=options.batch)
+    for lines in file.batches():
+        started_s = time.perf_counter()
+        outputs = machine.fold(lines)
+        timing.note(time.perf_counter() - started_s, lines.count)
+        if options.out is not None:
+            file.record_marks(lines, recorder)
+        yield outputs
+    yield machine.apply(file.broken)
 
 
 def record_marks(recorder: RunRecorder, risk: Risk, batch: Iterable[Message]) -> None:

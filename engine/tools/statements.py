@@ -32,7 +32,7 @@ def margin_document(path: Path, risk: Risk) -> dict[str, Any]:
 def is_shown(shard: Shard, row: int) -> bool:
     """Return whether a row is worth a line: an emptied bucket is not."""
     book = shard.book
-    return book.buckets[row] == CROSS or bool(book.row_positions[row]) or book.equity(row) != 0
+    return book.buckets[row] == CROSS or bool(book.positions_of(row)) or book.equity(row) != 0
 
 
 def account_fields(shard: Shard, row: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def next_orders(shard: Shard, row: int) -> dict[str, Any]:
 def takeover_fields(shard: Shard, row: int) -> list[dict[str, Any]]:
     """Return the positions that would go to the fund: no order, hence no limit."""
     book, entries = shard.book, []
-    for symbol, leg in book.row_positions[row]:
+    for symbol, leg in book.positions_of(row):
         instrument = book.instruments[symbol]
         size, _ = book.position(row, symbol, leg)
         bankruptcy = bankruptcy_price(book, row, symbol, leg)
@@ -82,7 +82,7 @@ def check_prices(shard: Shard, path: Path) -> None:
     """Raise InputError naming every mark and asset price that the book's accounts need and nobody gives."""
     book, missing = shard.book, set()
     for row in range(len(book.accounts)):
-        for symbol, _ in book.row_positions[row]:
+        for symbol, _ in book.positions_of(row):
             if book.marks[symbol].value == 0:
                 missing.add(f"marks.{book.instruments[symbol].symbol}")
             if book.asset_prices[book.settle[symbol]].value == 0:

@@ -8,9 +8,10 @@ A ``Judge`` looks at the whole book after each message. After **every** one of t
 * compares every price in force or waiting, and the clock, with the model of ``prices.py``;
 * looks that nobody unhealthy is without an episode or a stated hold, that holds and calls are true and told, that
   episodes wait for something, timers fired, and empty buckets sent their rest home;
+* looks that the trigger index is in order, and that whoever needs a look is reached by every price it depends on;
 * finds the book as it was where the message was refused, ignored or a repeat.
 
-Every ``EVERY``th message, one row in turn is also computed by the reference in plain fractions, and the engine's own
+Every ``EVERY``th message, one row in turn is also computed by the reference in plain fractions, and the ledger's own
 recount runs. A message that will be refused has the whole state document compared as well, once in ``EVERY_REFUSAL``.
 Deeds are judged as they happen (``watch.py``): positions handed over, waterfalls, fills of liquidation orders.
 """
@@ -33,6 +34,7 @@ from tests.simulation.oracle import Document, Figures, up
 from tests.simulation.outputs import Flight, Onlooker, units
 from tests.simulation.prices import DECIMALS, Quote
 from tests.simulation.view import Lists, View
+from tests.triggers import check_triggers
 
 EVERY = 32
 EVERY_REFUSAL = 8
@@ -98,7 +100,7 @@ class Judge(Onlooker):
         kind = self.kind
         if kind == "transfer" and str(message.get("symbol")) in self.book.symbol_index:
             row = self.book.row_index.get((str(message.get("account")), message["symbol"]))
-            if row is None or not (self.book.row_positions[row] or row in self.shard.episodes):
+            if row is None or not (self.book.positions_of(row) or row in self.shard.episodes):
                 self.waiting = self.bucket_wallet() + try_units(message.get("amount"))
         elif kind == "pause":
             self.paused.add(str(message.get("scope")))
@@ -187,6 +189,7 @@ class Judge(Onlooker):
         self.check_episodes()
         self.check_buckets()
         self.check_holds()
+        self.check_index()
         if self.messages % EVERY == 0:
             ledger.check_conservation(self.book)
             self.check_reference(self.messages // EVERY % len(self.book.accounts))
@@ -232,7 +235,7 @@ class Judge(Onlooker):
         self.checks["open interest balances"] += len(view.positions)
 
     def check_figures(self) -> None:
-        """The running sums of every row are what the oracle computes anew."""
+        """What the book says of every row is what the oracle computes anew."""
         view = self.view
         equity, maintenance = [0] * len(view.equity), [0] * len(view.equity)
         for asset, balances in enumerate(view.balances):
@@ -374,6 +377,14 @@ class Judge(Onlooker):
             self.law("holds run out", not self.is_over(hold.reason, self.held_since[row]), (row, hold))
             self.law("who waits is looked at in time", not hold.due or hold.due > shard.clock, (row, hold))
 
+    def check_index(self) -> None:
+        """No price passes anybody by that needs a look."""
+        try:
+            check_triggers(self.book)
+        except AssertionError as error:
+            self.law("nobody is passed by", False, error)
+        self.checks["nobody is passed by"] += len(self.view.equity)
+
     def is_reason(self, row: int, reason: str, name: str | None) -> bool:
         """Return whether what a hold says is so."""
         book, model = self.book, self.prices
@@ -383,7 +394,7 @@ class Judge(Onlooker):
             return (name or "all") in self.paused
         if reason == "flow_budget":
             return name in book.symbol_index
-        is_symbol = any(book.instruments[symbol].symbol == name for symbol, _ in book.row_positions[row])
+        is_symbol = any(book.instruments[symbol].symbol == name for symbol, _ in book.positions_of(row))
         quote = (model.marks if is_symbol else model.assets).get(name or "")
         if quote is None:
             return False
@@ -422,7 +433,7 @@ class Judge(Onlooker):
         In steps of the last settlement asset: exactly zero where one is worth a unit of the valuation currency.
         """
         book = self.book
-        self.law("empty means empty", is_empty == (not book.row_positions[row]), row)
+        self.law("empty means empty", is_empty == (not book.positions_of(row)), row)
         self.stories[row].left_behind |= not is_empty and not self.shard.episodes[row].remaining
         settle = book.settle[last]
         if is_empty and self.oracle.weights[settle][-1][1] > 0:

@@ -233,11 +233,11 @@ class Market:
     def find_edge(self) -> tuple[str, Fraction, Fraction] | None:
         """Return a symbol and the mark at which some account falls."""
         book = self.live
-        rows = [row for row in range(1, len(book.accounts)) if book.row_positions[row] and book.is_priced(row)]
+        rows = [row for row in range(1, len(book.accounts)) if book.positions_of(row) and book.is_priced(row)]
         if not rows:
             return None
         row = self.pick(rows)
-        index, _ = self.pick(book.row_positions[row])
+        index, _ = self.pick(book.positions_of(row))
         price, instrument = liquidation_price(book, row, index), book.instruments[index]
         if price is None:
             return None
@@ -330,12 +330,12 @@ class Market:
         """Somebody with deep pockets takes the other side of who cannot be closed: the next step can deleverage it."""
         assert self.judge is not None
         book = self.live
-        stuck = [row for row in sorted(self.judge.shard.stuck) if book.row_positions[row]]
+        stuck = [row for row in sorted(self.judge.shard.stuck) if book.positions_of(row)]
         if not stuck:
             yield from self.drift()
             return
         row = self.pick(stuck)
-        for index, leg in book.row_positions[row][:]:
+        for index, leg in book.positions_of(row)[:]:
             symbol = book.instruments[index].symbol
             busy = {book.accounts[other] for other in self.judge.shard.episodes}
             idle = [name for name in self.accounts if name not in busy and self.mode_of(name, symbol) != "isolated"]
@@ -420,7 +420,7 @@ class Market:
     def withdraw_to_the_edge(self) -> Iterator[Document]:
         """A withdrawal of dollars that leaves an account at its threshold, a unit above or below, or deep in debt."""
         book = self.live
-        rows = [row for row in range(1, len(book.accounts)) if book.row_positions[row] and not book.buckets[row]]
+        rows = [row for row in range(1, len(book.accounts)) if book.positions_of(row) and not book.buckets[row]]
         if not rows:
             return
         row = self.pick(rows)

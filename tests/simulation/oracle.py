@@ -199,7 +199,7 @@ class Oracle:
         book = self.book
         equity = sum(self.value_of(asset, book.wallet(row, asset)) for asset in range(len(book.assets)))
         maintenance, parts = 0, []
-        for symbol, leg in book.row_positions[row]:
+        for symbol, leg in book.positions_of(row):
             size, cost = book.position(row, symbol, leg)
             pnl, margin = self.position(symbol, size, cost)
             equity, maintenance = equity + pnl, maintenance + margin
@@ -228,7 +228,7 @@ class Oracle:
         """Return whether a row without positions owes more than all it holds would bring after slippage."""
         book = self.book
         balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
-        if book.row_positions[row] or min(balances, default=0) >= 0 or self.row(row).equity > 0:
+        if book.positions_of(row) or min(balances, default=0) >= 0 or self.row(row).equity > 0:
             return False
         return sum(self.proceeds(asset, balance) for asset, balance in enumerate(balances)) < 0
 
@@ -303,7 +303,7 @@ class Oracle:
         book = self.book
         balances = {asset.name: book.wallet(row, index) for index, asset in enumerate(book.assets)}
         positions = []
-        for symbol, leg in book.row_positions[row]:
+        for symbol, leg in book.positions_of(row):
             instrument = book.instruments[symbol]
             size, cost = book.position(row, symbol, leg)
             qty = size * Fraction(1, 10) ** instrument.size_decimals

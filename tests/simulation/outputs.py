@@ -174,7 +174,7 @@ class Onlooker:
     def quotes(self, row: int) -> list[Quote]:
         """Return the prices that a row's equity depends on: its marks, what they settle in, its balances."""
         book, model = self.book, self.prices
-        symbols = {symbol for symbol, _ in book.row_positions[row]}
+        symbols = {symbol for symbol, _ in book.positions_of(row)}
         assets = {book.settle[symbol] for symbol in symbols}
         assets |= {asset for asset in range(len(book.assets)) if book.wallet(row, asset)}
         marks = [model.marks[book.instruments[symbol].symbol] for symbol in symbols]
@@ -243,7 +243,7 @@ class Onlooker:
 
     def is_paused(self, row: int) -> bool:
         """Return whether a pause covers a row."""
-        symbols = {self.book.instruments[symbol].symbol for symbol, _ in self.book.row_positions[row]}
+        symbols = {self.book.instruments[symbol].symbol for symbol, _ in self.book.positions_of(row)}
         return "all" in self.paused or bool(symbols & self.paused)
 
     def story(self, body: Document) -> Story:
@@ -377,7 +377,7 @@ class Onlooker:
         if body["outcome"] == "healthy":
             self.law("healthy means healthy", self.oracle.has_target(equity, maintenance), (body, maintenance))
         else:
-            self.law("an end leaves nothing", not book.row_positions[row] and equity >= 0, body)
+            self.law("an end leaves nothing", not book.positions_of(row) and equity >= 0, body)
         self.law("nothing in flight at the end", not self.shard.episodes[row].orders, body)
         if story.waterfalls == 1 and not self.shard.episodes[row].remaining:
             deficit = max(-story.equity_before, 0)
@@ -423,7 +423,7 @@ class Onlooker:
         self.story(body)
         floor = self.oracle.policy("insurance_floor", "0") * UNIT
         # Its wallets and each of its positions are rounded on their own.
-        slack = len(self.book.assets) + 2 * len(self.book.row_positions[INSURANCE_ROW])
+        slack = len(self.book.assets) + 2 * len(self.book.positions_of(INSURANCE_ROW))
         self.law("fund keeps its floor", self.oracle.fund_equity() >= floor - slack, body)
 
     def on_liquidation_held(self, body: Document) -> None:

@@ -2,7 +2,8 @@
 
 A run goes over its messages one by one under the judge, while the generator looks on and makes the next. The book it
 leaves must load again to the same book. One run in ``AGAIN`` goes over its messages once more, in batches of seven
-through a plain shard, which must give the same outputs and state.
+through a plain shard, and another one through a shard that has everybody looked at by every price, without the trigger
+index: both must give the same outputs and state.
 """
 
 from __future__ import annotations
@@ -118,20 +119,23 @@ class Simulation:
         dump = json.loads(encode(dump_book(shard)))
         judge.law("a book loads again", reload(shard, dump) == dump, "the book it dumps is another")
         if self.plan.seed % AGAIN == 0:
-            self.run_again()
+            self.run_again("batching", BATCH)
+        elif self.plan.seed % AGAIN == AGAIN // 2:
+            self.run_again("looking at everybody", 1, is_scanned=True)
 
-    def run_again(self) -> None:
-        """Run the messages once more in batches, without anybody looking on."""
+    def run_again(self, what: str, batch: int, *, is_scanned: bool = False) -> None:
+        """Run the messages once more without anybody looking on; ``what`` is the difference that must make none."""
         judge, shard, kind = self.judge, self.shard, VENUES[self.plan.venue]
         plain = Shard(risk_of(self.plan.risk), venue=kind() if kind is not None else None)
+        plain.book.is_scanned = is_scanned
         if self.plan.book is not None:
             load_document(plain, self.plan.book, "plan")
         machine, outputs = Machine(plain), []
         messages = [message_of(line, number) for number, line in enumerate(self.plan.lines, start=1)]
-        for start in range(0, len(messages), BATCH):
-            outputs += machine.apply(messages[start : start + BATCH])
-        judge.law("batches change no output", outputs == self.outputs, first_difference(outputs, self.outputs))
-        judge.law("batches change no state", state_hash(plain) == state_hash(shard), "another state hash")
+        for start in range(0, len(messages), batch):
+            outputs += machine.apply(messages[start : start + batch])
+        judge.law(f"{what} changes no output", outputs == self.outputs, first_difference(outputs, self.outputs))
+        judge.law(f"{what} changes no state", state_hash(plain) == state_hash(shard), "another state hash")
 
 
 def reload(shard: Shard, dump: Document) -> Document:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.core.book import Price
-from engine.core.kernels.reprice import EQUITY, MAINTENANCE
+from engine.core.book import Book, Price
 from engine.core.shard import Shard
 
 Lists = list[list[int]]
@@ -28,10 +27,10 @@ class View:
         """Return the view of a shard's book as it stands."""
         book, rows = shard.book, len(shard.book.accounts)
         return cls(
-            [holders.table[: holders.count].tolist() for holders in book.holders],
-            [wallets.balances[:rows].tolist() for wallets in book.wallets],
-            book.state[:rows, EQUITY].tolist(),
-            book.state[:rows, MAINTENANCE].tolist(),
+            [positions_in(book, symbol) for symbol in range(len(book.instruments))],
+            [book.balances(asset).tolist() for asset in range(len(book.assets))],
+            [book.equity(row) for row in range(rows)],
+            [book.maintenance(row) for row in range(rows)],
             [price_fields(price) for price in (*book.marks, *book.asset_prices)],
             (
                 [(clearing.size, clearing.cost) for clearing in book.clearing],
@@ -44,6 +43,12 @@ class View:
                 dict(shard.paused),
             ),
         )
+
+
+def positions_in(book: Book, symbol: int) -> Lists:
+    """Return row, leg, size and cost of each position of a symbol."""
+    held = book.tables.positions[book.holder_ids(symbol)]
+    return [list(position) for position in held[["row", "leg", "size", "cost"]].tolist()]
 
 
 def price_fields(price: Price) -> tuple[Any, ...]:

@@ -37,7 +37,7 @@ def watching(judge: Judge) -> Iterator[None]:
 
     def watched_waterfall(shard: Shard, episode: Episode) -> bool:
         judge.waterfall_begins(episode.row)
-        last = shard.book.row_positions[episode.row][-1][0]
+        last = shard.book.positions_of(episode.row)[-1][0]
         is_empty = run_waterfall(shard, episode)
         judge.waterfall_ends(episode.row, last, is_empty)
         return is_empty

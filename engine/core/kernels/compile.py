@@ -68,10 +68,14 @@ if CACHE_DIR is not None:
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` in nopython mode, cached on disk where possible."""
-    return njit(cache=CACHE_DIR is not None)(function)
+    """Compile ``function`` in nopython mode, cached on disk where possible; it may not make arrays.
+
+    Without references to count: that took two atomic additions for each array that a helper was handed, more than what
+    most helpers do. The caller holds the arrays as long as the call lasts.
+    """
+    return njit(cache=CACHE_DIR is not None, _nrt=False)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a leaf helper that is worth inlining into its callers by LLVM."""
-    return njit(cache=CACHE_DIR is not None, forceinline=True)(function)
+    return njit(cache=CACHE_DIR is not None, forceinline=True, _nrt=False)(function)

@@ -66,9 +66,11 @@ def price_of_notional(spec, size, notional):
 
 
 @kernel
-def tier_borders(legs, spec, tiers, step, low, high):
-    """Return the grid counts around every price at which a leg changes its tier, and both ends, in rising order."""
-    counts = np.empty(3 * legs.shape[0] * tiers.shape[0] + 2, dtype=np.int64)
+def tier_borders_into(legs, spec, tiers, step, low, high, counts):
+    """Write the grid counts around every price at which a leg changes its tier, and both ends, in rising order.
+
+    Returns how many there are: at most 3 x legs x tiers + 2.
+    """
     counts[0], counts[1] = low, high
     found = 2
     for leg in range(legs.shape[0]):
@@ -76,24 +78,29 @@ def tier_borders(legs, spec, tiers, step, low, high):
             border = price_of_notional(spec, abs(legs[leg, 0]), tiers[tier, FLOOR]) // step
             for count in range(border - 1, border + 2):
                 if low < count < high:
-                    counts[found] = count
+                    place = found
+                    while counts[place - 1] > count:
+                        counts[place] = counts[place - 1]
+                        place -= 1
+                    counts[place] = count
                     found += 1
-    return np.sort(counts[:found])
+    return found
 
 
 @kernel
-def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below):
+def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below, counts):
     """Return the liquidation price nearest to ``mark`` in price steps, or 0 if there is none.
 
     legs    int64[leg, 2]  size and cost of the symbol's open positions (both legs move together)
     mark    current mark in price steps, on the grid; step: grid of printable marks, in price steps
     rest    int64[2]       equity and maintenance margin of everything else in the row
+    counts  int64[>= 3 x legs x tiers + 2]  scratch
     """
     low, high = price_bounds(legs, spec, asset_price, step)
     here = mark // step
     if here < low or here > high:
         return np.int64(0)
-    borders = tier_borders(legs, spec, tiers, step, low, high)
+    borders = counts[: tier_borders_into(legs, spec, tiers, step, low, high, counts)]
     above = np.searchsorted(borders, here, side="right")
     down = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[:above][::-1])
     up = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[above:])

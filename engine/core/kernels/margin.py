@@ -21,6 +21,7 @@ IS_INVERSE, VALUE_NUM, VALUE_DEN = 0, 1, 2
 SPEC_COLUMNS = 3
 FLOOR, RATE, DEDUCTION, DEDUCTION_PPM, LEVERAGE = 0, 1, 2, 3, 4
 TIER_COLUMNS = 5
+WEIGHT_COLUMNS = 4
 
 _PPM = np.int64(1_000_000)
 _UNIT = np.int64(100_000_000)
@@ -119,14 +120,16 @@ def position_initial(spec, tiers, size, price):
 
 
 @inlined
-def plain_values(value_num, tiers, size, cost, price):
+def plain_values(value_num, tiers, tier, tiers_end, size, cost, price):
     """Return (PnL, maintenance margin, notional) of a position whose figures are whole units of the valuation currency.
 
     For linear contracts with a whole multiplier, settled in an asset at price 1 - nearly every position of nearly every
-    book: nothing is rounded but the margin, and a mark's pass over the holders takes a quarter of the time.
+    book: nothing is rounded but the margin, and that takes a quarter of the time. Its tiers are those from ``tier`` to
+    ``tiers_end``.
     """
     notional = abs(size) * price * value_num
-    tier = tier_of(tiers, notional)
+    while tier + 1 < tiers_end and notional >= tiers[tier + 1, FLOOR]:
+        tier += 1
     rate = tiers[tier, RATE]
     millions = notional // _PPM
     rest = (notional - millions * _PPM) * rate - tiers[tier, DEDUCTION_PPM]
@@ -144,7 +147,7 @@ def is_plain(spec, asset_price):
 def position_values(spec, tiers, size, cost, price, asset_price):
     """Return (PnL, maintenance margin, notional) of a position in valuation units; PnL and notional rounded down."""
     if is_plain(spec, asset_price):
-        return plain_values(spec[VALUE_NUM], tiers, size, cost, price)
+        return plain_values(spec[VALUE_NUM], tiers, 0, tiers.shape[0], size, cost, price)
     pnl = position_pnl(spec, size, cost, price, asset_price)
     margin = to_valuation_up(position_maintenance(spec, tiers, size, price), asset_price)
     floor, _, _ = notional_parts(spec, abs(size), price)

@@ -11,27 +11,30 @@ import numpy as np
 from engine.core.kernels.arith import mul_div_floor, mul_wide
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import collateral_value, position_values
-from engine.core.kernels.reprice import EQUITY, FLAGS, MAINTENANCE, ROW, SIZE, SYSTEM, UNPRICED
+from engine.core.kernels.rows import row_standing
+from engine.core.kernels.tables import BASE, COUNT, FLAGS, SYSTEM, UNPRICED
 
 _U0 = np.uint64(0)
 _U1 = np.uint64(1)
 
 
 @kernel
-def opposites_into(holders, count, state, is_long, places):
-    """Write the places of the positions on the other side whose rows have E > MM and are not the fund; return how many.
+def opposites_into(t, symbol, is_long, ids):
+    """Write the ids of the positions on the other side whose rows have E > MM and are not the fund; return how many.
 
-    holders   int64[place, 7], state int64[row, 6]  as in ``reprice.py``
-    is_long   whether the failing position is long
-    places    int64[>= count]  out, rising
+    t        the tables of the book
+    is_long  whether the failing position is long
+    ids      int64[>= holders]  out
     """
-    found = 0
-    for place in range(count):
-        row = holders[place, ROW]
-        if (holders[place, SIZE] > 0) == is_long or state[row, FLAGS] & SYSTEM:
+    segment, found = t.symbols[symbol], 0
+    for slot in range(segment[COUNT]):
+        id_ = t.holders[segment[BASE] + slot]
+        row = np.int64(t.positions[id_].row)
+        if (t.positions[id_].size > 0) == is_long or t.rows[row, FLAGS] & SYSTEM or t.rows[row, UNPRICED] != 0:
             continue
-        if state[row, EQUITY] > state[row, MAINTENANCE] and state[row, UNPRICED] == 0:
-            places[found] = place
+        equity, maintenance, _ = row_standing(t, row)
+        if equity > maintenance:
+            ids[found] = id_
             found += 1
     return found
 

@@ -93,7 +93,9 @@ def open_jsonl(source: Source, decode: Decode) -> LogFile:
     def read() -> Iterator[Message]:
         return messages(source.name, source.lines(), parse, end=tuple)
 
-    return LogFile(source, format=JSONL, time_unit="ns", note="event log, times in ns", read=read)
+    return LogFile(
+        source, format=JSONL, time_unit="ns", note="event log, times in ns", read=read, blocks=source.line_blocks
+    )
 
 
 def open_vendor(source: Source, name: str, resolver: SymbolResolver, cash_asset: str) -> LogFile:

@@ -17,16 +17,25 @@ class LogFile:
     time_unit   the unit of its times: ``s``, ``ms``, ``us``, ``ns``, or ``iso`` for ISO 8601
     note        one line for people: what was recognised, unit, symbol mapping
     size_bytes  its size on disk
+    blocks      of a file that holds nothing but messages, a line each: its bytes in blocks of whole lines
     """
 
     def __init__(
-        self, source: Source, *, format: str, time_unit: str, note: str, read: Callable[[], Iterator[Message]]
+        self,
+        source: Source,
+        *,
+        format: str,
+        time_unit: str,
+        note: str,
+        read: Callable[[], Iterator[Message]],
+        blocks: Callable[[], Iterator[bytes]] | None = None,
     ) -> None:
         self.path: Path = source.path
         self.format = format
         self.time_unit = time_unit
         self.note = note
         self.size_bytes = source.size_bytes
+        self.blocks = blocks
         self._source = source
         self._read = read
 

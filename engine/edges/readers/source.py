@@ -74,6 +74,20 @@ class Source:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
         self.position = self.size_bytes
 
+    def line_blocks(self) -> Iterator[bytes]:
+        """Yield the content in blocks of whole lines; the last one's end may be missing.
+
+        A line past the limit is cut off somewhere behind it.
+        """
+        tail = b""
+        for block in self.blocks():
+            head, newline, rest = (tail + block).rpartition(b"\n")
+            if newline:
+                yield head + newline
+            tail = rest[: LINE_BYTES_MAX + 1]
+        if tail:
+            yield tail
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield (line number from 1, line without its line end); a line is cut off somewhere past the limit."""
         for number, line in enumerate(self.split(b"\n"), start=1):

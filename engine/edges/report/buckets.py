@@ -46,6 +46,11 @@ class Buckets(Generic[Payload]):
             self._open(ts)
         return self.payloads[-1]
 
+    @property
+    def end_ns(self) -> int:
+        """Where the newest bucket ends."""
+        return self._end_ns
+
     def _open(self, ts: int) -> None:
         self.starts_ns.append(ts - ts % self.width_ns)
         self.payloads.append(self._empty())

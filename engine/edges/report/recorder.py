@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from engine.core.events import DEAD_LETTERS_TOPIC
 from engine.core.params import Instrument
 from engine.edges.report import page
@@ -71,6 +74,12 @@ class RunRecorder:
             self.last_ts = ts
             if self.first_ts == 0:
                 self.first_ts = ts
+
+    def on_marks(self, symbol: str, prices: npt.NDArray[np.float64], times: npt.NDArray[np.int64]) -> None:
+        """Add marks of one symbol in their order."""
+        self.on_mark(symbol, float(prices[0]), int(times[0]))
+        self.prices[symbol].on_marks(prices[1:], times[1:])
+        self.last_ts = max(self.last_ts, int(times.max()))
 
     def on_output(self, topic: str, body: Body) -> None:
         """Add one output record; a kind that the report does not show is counted."""

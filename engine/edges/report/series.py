@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from engine.edges.report.buckets import Buckets
 from engine.edges.report.markup import try_decimal
 
@@ -53,6 +56,21 @@ class PriceSeries:
             point.high = price
         point.last = price
         point.ts = ts
+
+    def on_marks(self, prices: npt.NDArray[np.float64], times: npt.NDArray[np.int64]) -> None:
+        """Add marks in their order; those of one bucket together."""
+        begin = 0
+        while begin < len(times):
+            self.on_mark(float(prices[begin]), int(times[begin]))
+            later = times[begin + 1 :] >= self._buckets.end_ns
+            count = int(later.argmax()) if later.any() else len(later)
+            if count:
+                part, point = prices[begin + 1 : begin + 1 + count], self._buckets.payloads[-1]
+                point.low, point.high = min(point.low, float(part.min())), max(point.high, float(part.max()))
+                self.last = point.last = float(part[-1])
+                point.ts = int(times[begin + count])
+                self.count += count
+            begin += 1 + count
 
     @property
     def points(self) -> list[PricePoint]:

@@ -1,0 +1,123 @@
+"""Marks that concern nobody, applied a batch at a time: what ``intake.apply_mark`` does of them, and not a line more.
+
+Almost every mark of a calm market is of one kind: of a known symbol, not older than the last, inside the price band,
+with no timer due and no row in need. Such marks are put in force here, one after the other. The first one that is
+anything else stops the run, and the machine takes it in full; so nothing is decided here, and nothing refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.limits import worth_bound, worth_of_symbol
+from engine.core.kernels.lines import KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START
+from engine.core.kernels.lines import PRICE as LINE_PRICE
+from engine.core.kernels.lines import TS as LINE_TS
+from engine.core.kernels.names import find_name
+from engine.core.kernels.segments import top_key
+from engine.core.kernels.tables import (
+    BASE,
+    CAPACITY,
+    IS_BEHIND,
+    IS_OPEN,
+    MARK_DECIMALS,
+    MARK_STEPS,
+    MARK_TS,
+    PRICE,
+)
+from engine.core.kernels.triggers import FALLING, RISING, concerned_rows_into, price_key, share_stale
+
+# A mark: its symbol, -1 where the line is none or its symbol is not known; its price as mantissa / 10**places, > 0; ts.
+SYMBOL, MANTISSA, PLACES, TS = 0, 1, 2, 3
+MARK_COLUMNS = 4
+# Where a stream stands: the clock, when the next timer is due, how far ahead of the clock a message may be (0: any),
+# and the price band (0: none).
+CLOCK, DUE, FUTURE_NS, BAND_PPM = 0, 1, 2, 3
+STREAM_COLUMNS = 4
+# What a mark is refused for is decided in exact integers elsewhere; here it is enough to be far from it.
+_PRICE_MAX = 4 * 10**18
+_WORTH_MAX = 8.9e18
+_PPM = 1e6
+_POWERS = np.array([10**power for power in range(19)], dtype=np.int64)
+
+
+@kernel
+def marks_into(buffer, fields, tags, ids, starts, arena, marks):
+    """Write of each line the mark that it says, if its symbol is known.
+
+    buffer, fields           as ``read_lines_into`` leaves them (``lines.py``)
+    tags ... arena           the names of the symbols (``names.py``), in the order of their numbers
+    marks  int64[line, 4]    out, columns above
+    """
+    for line in range(marks.shape[0]):
+        marks[line, SYMBOL] = -1
+        if fields[line, KIND] == MARK:
+            start, length = fields[line, SYMBOL_START], fields[line, SYMBOL_LENGTH]
+            marks[line, SYMBOL] = find_name(tags, ids, starts, arena, buffer, start, length)
+            marks[line, MANTISSA], marks[line, PLACES] = fields[line, LINE_PRICE], fields[line, PRICE_PLACES]
+            marks[line, TS] = fields[line, LINE_TS]
+
+
+@inlined
+def scaled_price(mantissa, places, decimals, steps):
+    """Return mantissa / 10**places rounded half to even to ``decimals``, times ``steps``; 0 where it may not fit."""
+    if places <= decimals:
+        shift = decimals - places
+        if shift > 18 or mantissa > _PRICE_MAX // _POWERS[shift]:
+            return np.int64(0)
+        price = mantissa * _POWERS[shift]
+    else:
+        if places - decimals > 18:
+            return np.int64(0)
+        divisor = _POWERS[places - decimals]
+        price, rest = mantissa // divisor, mantissa % divisor
+        # 2 x rest may leave int64, what is missing to the divisor does not.
+        if rest > divisor - rest or (rest == divisor - rest and price & 1 == 1):
+            price += 1
+    return price * steps if price <= _PRICE_MAX // steps else np.int64(0)
+
+
+@kernel
+def follow_marks(t, marks, begin, stream, found_rows):
+    """Put marks in force from ``begin`` on until one is not of the usual kind; return its index.
+
+    marks       int64[mark, 4]  columns above
+    stream      int64[4]        columns above; the clock moves on
+    found_rows  int64[>= 2 x holders of any symbol]  scratch
+    """
+    share_stale(t)
+    worth = worth_bound(t)
+    for index in range(begin, marks.shape[0]):
+        if marks[index, SYMBOL] < 0:
+            return index
+        symbol, ts = t.symbols[marks[index, SYMBOL]], marks[index, TS]
+        clock = max(stream[CLOCK], ts)
+        if symbol[IS_OPEN] == 0 or ts < symbol[MARK_TS] or clock >= stream[DUE]:
+            return index
+        if stream[FUTURE_NS] != 0 and ts - stream[CLOCK] > stream[FUTURE_NS]:
+            return index
+        before = symbol[PRICE]
+        price = scaled_price(marks[index, MANTISSA], marks[index, PLACES], symbol[MARK_DECIMALS], symbol[MARK_STEPS])
+        room = float(stream[BAND_PPM]) * float(before) * (1.0 - 1e-9)
+        if price == 0 or (stream[BAND_PPM] != 0 and abs(float(price) - float(before)) * _PPM > room):
+            return index
+        change = -worth_of_symbol(t, symbol)
+        symbol[PRICE] = price
+        change += worth_of_symbol(t, symbol)
+        if worth + change > _WORTH_MAX:
+            symbol[PRICE] = before
+            return index
+        base, capacity = symbol[BASE], symbol[CAPACITY]
+        if capacity != 0 and (
+            top_key(t.keys, FALLING, base, capacity) >= price_key(FALLING, price)
+            or top_key(t.keys, RISING, base, capacity) >= price_key(RISING, price)
+        ):
+            if concerned_rows_into(t, marks[index, SYMBOL], found_rows) > 0:
+                symbol[PRICE] = before
+                return index
+            share_stale(t)
+        worth += change
+        symbol[MARK_TS], symbol[IS_BEHIND] = ts, 1
+        stream[CLOCK] = clock
+    return marks.shape[0]

@@ -1,0 +1,378 @@
+"""What one row is worth, and how its positions and balances change.
+
+The unit that has its own margin test is a *row*: an account's cross margin, or one of its isolated buckets. All
+figures are computed from sizes, costs, balances and prices each time, in exact integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.margin import (
+    IS_INVERSE,
+    VALUE_DEN,
+    VALUE_NUM,
+    collateral_value,
+    is_at_ratio,
+    is_liquidatable,
+    plain_values,
+    position_values,
+)
+from engine.core.kernels.segments import NEVER, put_key
+from engine.core.kernels.tables import (
+    BALANCE_MAX,
+    BASE,
+    BELOW,
+    CALL_PPM,
+    CALLED,
+    CAPACITY,
+    COLD,
+    COST_MAX,
+    COUNT,
+    FLAGS,
+    FREE,
+    GAP_COLD,
+    GAP_UNPRICED,
+    HAS_HAIRCUT,
+    HEAD,
+    NONE,
+    PRICE,
+    RANK,
+    REARM_PPM,
+    SETTLE,
+    SIZE_MAX,
+    STALE,
+    STALE_COUNT,
+    SYSTEM,
+    TIERS_END,
+    TIERS_FIRST,
+    UNPRICED,
+    WATCHED,
+    WEIGHTS_END,
+    WEIGHTS_FIRST,
+)
+
+_UNIT = np.int64(100_000_000)
+INT64_MAX = np.int64(9_223_372_036_854_775_807)
+# What ``put_position`` did. FULL: nothing, for want of room.
+FULL, CHANGED, EMPTIED = -1, 0, 1
+# What ``load_positions`` takes.
+LOADED_COLUMNS = ("row", "symbol", "leg", "size", "cost", "slot")
+
+
+@kernel
+def rounded_values(spec, tiers, size, cost, mark, asset_price):
+    """Return ``position_values`` of a contract whose figures need rounding."""
+    return position_values(spec, tiers, size, cost, mark, asset_price)
+
+
+@inlined
+def values_of(t, position):
+    """Return (PnL, maintenance margin, notional) of a position in valuation units; zeros where a price is unknown."""
+    symbol = position.symbol
+    mark, asset_price = t.symbols[symbol, PRICE], t.assets[t.symbols[symbol, SETTLE], PRICE]
+    if mark == 0 or asset_price == 0:
+        return np.int64(0), np.int64(0), np.int64(0)
+    if t.symbols[symbol, IS_INVERSE] == 0 and t.symbols[symbol, VALUE_DEN] == 1 and asset_price == _UNIT:
+        first, end = t.symbols[symbol, TIERS_FIRST], t.symbols[symbol, TIERS_END]
+        value_num = t.symbols[symbol, VALUE_NUM]
+        return plain_values(value_num, t.tiers, first, end, position.size, position.cost, mark)
+    tiers = t.tiers[t.symbols[symbol, TIERS_FIRST] : t.symbols[symbol, TIERS_END]]
+    return rounded_values(t.symbols[symbol], tiers, position.size, position.cost, mark, asset_price)
+
+
+@inlined
+def balance_values(t, row):
+    """Return what a row's balances count for as collateral, in valuation units."""
+    total = np.int64(0)
+    for asset in range(t.assets.shape[0]):
+        balance, price = t.balances[row, asset], t.assets[asset, PRICE]
+        if balance == 0 or price == 0:
+            continue
+        if price == _UNIT and t.assets[asset, HAS_HAIRCUT] == 0:
+            total += balance
+        else:
+            weights = t.weights[t.assets[asset, WEIGHTS_FIRST] : t.assets[asset, WEIGHTS_END]]
+            total += collateral_value(weights, balance, price)
+    return total
+
+
+@inlined
+def standing_of(t, row):
+    """Return (equity, maintenance margin, notional) of a row in valuation units, unknown prices left out.
+
+    Assumes that the sums fit in int64, which is checked before a price is put in force (``pricing.py``).
+    """
+    equity, maintenance, gross = balance_values(t, row), np.int64(0), np.int64(0)
+    id_ = t.rows[row, HEAD]
+    while id_ != NONE:
+        pnl, margin, notional = values_of(t, t.positions[id_])
+        equity += pnl
+        # What marks carry beyond int64 stays at its end: no more than "very much" is asked of either.
+        maintenance += min(margin, INT64_MAX - maintenance)
+        gross += min(notional, INT64_MAX - gross)
+        id_ = t.positions[id_].next
+    return equity, maintenance, gross
+
+
+@kernel
+def row_standing(t, row):
+    """Return what ``standing_of`` does, to Python."""
+    return standing_of(t, row)
+
+
+@inlined
+def needs_look(t, row):
+    """Return whether a row's standing calls for a decision of the machine."""
+    flags = t.rows[row, FLAGS]
+    if t.rows[row, UNPRICED] != 0 or flags & SYSTEM:
+        return False
+    if flags & WATCHED:
+        return True
+    equity, maintenance, _ = standing_of(t, row)
+    return is_call_for_a_look(t, flags, equity, maintenance)
+
+
+@kernel
+def needs_a_look(t, row):
+    """Return what ``needs_look`` does, to Python."""
+    return needs_look(t, row)
+
+
+@inlined
+def is_call_for_a_look(t, flags, equity, maintenance):
+    """Return whether these figures of a row that is neither watched nor the engine's own call for a decision."""
+    if is_liquidatable(equity, maintenance, t.settings[BELOW] != 0):
+        return True
+    # Without positions only a debt can matter.
+    if maintenance == 0 and equity < 0:
+        return True
+    if flags & CALLED:
+        return not is_at_ratio(equity, maintenance, t.settings[REARM_PPM])
+    return is_at_ratio(equity, maintenance, t.settings[CALL_PPM])
+
+
+@kernel
+def position_pnls_into(t, ids, pnls):
+    """Write the PnL of positions in valuation units."""
+    for index in range(ids.size):
+        pnls[index], _, _ = values_of(t, t.positions[ids[index]])
+
+
+@kernel
+def row_standings_into(t, rows, standings):
+    """Write equity, maintenance margin and notional of rows into int64[row, 3]."""
+    for index in range(rows.size):
+        equity, maintenance, gross = row_standing(t, np.int64(rows[index]))
+        standings[index, 0], standings[index, 1], standings[index, 2] = equity, maintenance, gross
+
+
+@kernel
+def liquidatable_rows_into(t, count, found_rows):
+    """Write the rows that must be liquidated at the prices in force, the engine's own aside; return how many."""
+    found = 0
+    for row in range(count):
+        if t.rows[row, UNPRICED] == 0 and t.rows[row, FLAGS] & SYSTEM == 0 and t.rows[row, HEAD] != NONE:
+            equity, maintenance, _ = row_standing(t, row)
+            if is_liquidatable(equity, maintenance, t.settings[BELOW] != 0):
+                found_rows[found] = row
+                found += 1
+    return found
+
+
+# Changes.
+
+
+@inlined
+def mark_stale(t, row):
+    """Note that a row's keys are of a state that is no more."""
+    if t.rows[row, FLAGS] & STALE == 0:
+        t.rows[row, FLAGS] |= STALE
+        t.stale[t.settings[STALE_COUNT]] = row
+        t.settings[STALE_COUNT] += 1
+
+
+@kernel
+def set_all_stale(t, count):
+    """Note that no row's keys are of the state there is."""
+    for row in range(count):
+        mark_stale(t, row)
+
+
+@kernel
+def set_flag(t, row, flag, is_set):
+    """Set or clear a flag of a row, on which depends when it needs a look."""
+    before = t.rows[row, FLAGS]
+    after = before | flag if is_set else before & ~flag
+    if after != before:
+        t.rows[row, FLAGS] = after
+        mark_stale(t, row)
+
+
+@inlined
+def find_position(t, row, symbol, leg):
+    """Return the id of a row's position, or NONE."""
+    id_ = t.rows[row, HEAD]
+    while id_ != NONE and (t.positions[id_].symbol != symbol or t.positions[id_].leg != leg):
+        id_ = t.positions[id_].next
+    return id_
+
+
+@kernel
+def position_of(t, row, symbol, leg):
+    """Return signed size and cost of a position, (0, 0) if there is none."""
+    id_ = find_position(t, row, symbol, leg)
+    if id_ == NONE:
+        return np.int64(0), np.int64(0)
+    return t.positions[id_].size, t.positions[id_].cost
+
+
+@kernel
+def row_positions_into(t, row, found):
+    """Write symbol and leg of a row's positions into int64[position, 2], in their order; return how many there are.
+
+    Those for which there is no room are counted only.
+    """
+    count, id_ = 0, t.rows[row, HEAD]
+    while id_ != NONE:
+        if count < found.shape[0]:
+            found[count, 0], found[count, 1] = t.positions[id_].symbol, t.positions[id_].leg
+        count += 1
+        id_ = t.positions[id_].next
+    return count
+
+
+@kernel
+def put_position(t, row, symbol, leg, size, cost):
+    """Store a position; a size of 0 removes it. Returns CHANGED, EMPTIED (the row's last one is gone) or FULL."""
+    id_ = find_position(t, row, symbol, leg)
+    if id_ == NONE:
+        if size == 0:
+            return CHANGED
+        if t.settings[FREE] == NONE or t.symbols[symbol, COUNT] == t.symbols[symbol, CAPACITY]:
+            return FULL
+        id_ = _add_position(t, row, symbol, leg, t.symbols[symbol, COUNT])
+    t.positions[id_].size, t.positions[id_].cost = size, cost
+    t.symbols[symbol, SIZE_MAX] = max(t.symbols[symbol, SIZE_MAX], abs(size))
+    t.symbols[symbol, COST_MAX] = max(t.symbols[symbol, COST_MAX], abs(cost))
+    mark_stale(t, row)
+    if size == 0:
+        _remove_position(t, id_)
+        return EMPTIED if t.rows[row, HEAD] == NONE else CHANGED
+    return CHANGED
+
+
+@kernel
+def _add_position(t, row, symbol, leg, slot):
+    """Return the id of a new, empty position at a slot of its symbol, in its place in the row's list."""
+    id_ = t.settings[FREE]
+    t.settings[FREE] = t.positions[id_].next
+    segment = t.symbols[symbol]
+    segment[COUNT] += 1
+    t.holders[segment[BASE] + slot] = id_
+    position = t.positions[id_]
+    position.row, position.symbol, position.leg, position.slot = row, symbol, leg, slot
+    before, after = NONE, t.rows[row, HEAD]
+    while after != NONE and _is_before(t, after, symbol, leg):
+        before, after = after, t.positions[after].next
+    position.next = after
+    if before == NONE:
+        t.rows[row, HEAD] = id_
+    else:
+        t.positions[before].next = id_
+    t.rows[row, UNPRICED] += t.symbols[symbol, GAP_UNPRICED]
+    t.rows[row, COLD] += t.symbols[symbol, GAP_COLD]
+    return id_
+
+
+@inlined
+def _is_before(t, id_, symbol, leg):
+    """Return whether a position stands before one of ``symbol`` and ``leg`` in its row."""
+    other = t.positions[id_]
+    if other.symbol == symbol:
+        return other.leg < leg
+    return t.symbols[other.symbol, RANK] < t.symbols[symbol, RANK]
+
+
+@kernel
+def _remove_position(t, id_):
+    """Take a position out of its row's list and close its symbol's gap with the last holder."""
+    position = t.positions[id_]
+    row, symbol, slot = position.row, position.symbol, position.slot
+    if t.rows[row, HEAD] == id_:
+        t.rows[row, HEAD] = position.next
+    else:
+        before = t.rows[row, HEAD]
+        while t.positions[before].next != id_:
+            before = t.positions[before].next
+        t.positions[before].next = position.next
+    t.rows[row, UNPRICED] -= t.symbols[symbol, GAP_UNPRICED]
+    t.rows[row, COLD] -= t.symbols[symbol, GAP_COLD]
+    segment = t.symbols[symbol]
+    base, capacity = segment[BASE], segment[CAPACITY]
+    segment[COUNT] -= 1
+    last = segment[COUNT]
+    moved = t.holders[base + last]
+    t.holders[base + slot] = moved
+    t.positions[moved].slot = slot
+    for side in range(2):
+        put_key(t.keys, side, base, capacity, slot, t.keys[side, base + last])
+        put_key(t.keys, side, base, capacity, last, NEVER)
+    position.next = t.settings[FREE]
+    t.settings[FREE] = id_
+
+
+@kernel
+def put_balance(t, row, asset, balance):
+    """Store a balance."""
+    change = int(balance != 0) - int(t.balances[row, asset] != 0)
+    t.balances[row, asset] = balance
+    t.assets[asset, BALANCE_MAX] = max(t.assets[asset, BALANCE_MAX], abs(balance))
+    t.rows[row, UNPRICED] += change * t.assets[asset, GAP_UNPRICED]
+    t.rows[row, COLD] += change * t.assets[asset, GAP_COLD]
+    mark_stale(t, row)
+
+
+@kernel
+def load_positions(t, columns):
+    """Add positions, for which there must be room, each at its slot; int64[6, position], columns as LOADED_COLUMNS.
+
+    Those of a row that come together stand together in memory, and most rows are read as a whole.
+    """
+    for index in range(columns.shape[1]):
+        row, symbol, leg = columns[0, index], columns[1, index], columns[2, index]
+        id_ = _add_position(t, row, symbol, leg, columns[5, index])
+        t.positions[id_].size, t.positions[id_].cost = columns[3, index], columns[4, index]
+        mark_stale(t, row)
+
+
+@kernel
+def load_balances(t, asset, balances):
+    """Set all rows' balances of an asset."""
+    for row in range(balances.size):
+        if balances[row] != 0:
+            put_balance(t, row, asset, balances[row])
+
+
+@kernel
+def change_gaps(t, symbol, unpriced, cold):
+    """Note that a position of a symbol lacks ``unpriced`` (0/1) prices, and ``cold`` (0/1) in the log, from now on."""
+    segment = t.symbols[symbol]
+    for slot in range(segment[COUNT]):
+        row = t.positions[t.holders[segment[BASE] + slot]].row
+        t.rows[row, UNPRICED] += unpriced - segment[GAP_UNPRICED]
+        t.rows[row, COLD] += cold - segment[GAP_COLD]
+        mark_stale(t, row)
+    segment[GAP_UNPRICED], segment[GAP_COLD] = unpriced, cold
+
+
+@kernel
+def change_asset_gaps(t, asset, count, unpriced, cold):
+    """Note the same of a balance in an asset; ``count`` rows there are."""
+    for row in range(count):
+        if t.balances[row, asset] != 0:
+            t.rows[row, UNPRICED] += unpriced - t.assets[asset, GAP_UNPRICED]
+            t.rows[row, COLD] += cold - t.assets[asset, GAP_COLD]
+            mark_stale(t, row)
+    t.assets[asset, GAP_UNPRICED], t.assets[asset, GAP_COLD] = unpriced, cold

@@ -1,0 +1,93 @@
+"""What the kernels see of a book: one tuple of arrays, whose growth is ``core/tables.py``'s business.
+
+Nothing that a price can change is stored. A position is its size and its cost, a row the head of the list of its
+positions and a line of balances; equity and margin are computed from them when somebody asks (``rows.py``). So a tick
+that concerns nobody costs nobody anything, and no sum can go stale. Which rows a tick does concern is what ``keys``
+are for (``triggers.py``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# One open position, 32 bytes. Those of a row are a list, by symbol name then leg: ``next`` is the id of the next one,
+# or NONE. ``slot`` is its place among the holders of its symbol.
+POSITION = np.dtype(
+    [
+        ("size", np.int64),
+        ("cost", np.int64),
+        ("row", np.int32),
+        ("next", np.int32),
+        ("slot", np.int32),
+        ("symbol", np.int16),
+        ("leg", np.int8),
+    ],
+    align=True,
+)
+NONE = -1
+
+# Columns of ``rows``: the first position; how many of the row's prices are unset, how many were not yet seen in the
+# log; flags.
+HEAD, UNPRICED, COLD, FLAGS = 0, 1, 2, 3
+ROW_COLUMNS = 4
+# An account of the engine's own is never examined; CALLED remembers that the margin call went out; WATCHED that a
+# liquidation is under way or held, so that every change of price is looked at; STALE that the row's keys are of a state
+# that is no more.
+SYSTEM, CALLED, WATCHED, STALE = 1, 2, 4, 8
+STANDING_FLAGS = SYSTEM | CALLED | WATCHED
+
+# Columns of ``symbols`` and ``assets``; what both have stands at the same place. A row of ``symbols`` begins as the
+# ``spec`` of ``margin.py``. PRICE: the mark in steps, or the price of the asset in 1e-8 of the valuation currency, 0
+# where unknown. BASE and CAPACITY: the segment of ``keys`` (``segments.py``), of COUNT holders; that of an asset has a
+# slot for each row, or CAPACITY 0 where its price is fixed. GAP_UNPRICED, GAP_COLD: whether a position (or balance)
+# lacks a price (0/1), and whether one was not yet seen in the log. SIZE_MAX, COST_MAX, BALANCE_MAX: the largest there
+# ever were; they bound what a price may be. SWING: how far a price may move, in proportion to others.
+PRICE = 3
+SETTLE, TIERS_FIRST, TIERS_END, RANK = 4, 5, 6, 7
+IS_FIXED, WEIGHTS_FIRST, WEIGHTS_END, HAS_HAIRCUT = 4, 5, 6, 7
+BASE, CAPACITY, COUNT = 8, 9, 10
+GAP_UNPRICED, GAP_COLD = 11, 12
+SIZE_MAX, COST_MAX, SWING_PPM = 13, 14, 15
+BALANCE_MAX = 13
+# Of a mark: its time; whether the next one may be put in force at once (there is one, the log has shown it, none waits
+# for confirmation); on which grid it is rounded; whether ``Book.marks`` is yet to be told of it.
+MARK_TS, IS_OPEN, MARK_DECIMALS, MARK_STEPS, IS_BEHIND = 16, 17, 18, 19, 20
+SYMBOL_COLUMNS = 21
+ASSET_COLUMNS = 14
+
+# Columns of ``settings``: the trigger is "below" (0/1), margin call ratio and re-arm ratio in ppm, the first free
+# position, how many rows are in ``stale``.
+BELOW, CALL_PPM, REARM_PPM, FREE, STALE_COUNT = 0, 1, 2, 3, 4
+SETTINGS_COLUMNS = 5
+
+
+class Tables(NamedTuple):
+    """The arrays of one book; names beside a shape index it. Few, for each costs a call of a kernel something.
+
+    positions  POSITION[id]
+    rows       int32[row, 4]
+    balances   int64[row, asset]    units of the asset
+    holders    int32[slot]          position at a slot of a symbol's segment
+    keys       float32[side, slot]  where a falling (0) and a rising (1) price concerns the slot
+    symbols    int64[symbol, 21]
+    assets     int64[asset, 14]
+    tiers      int64[tier, 5]       those of a symbol from TIERS_FIRST to TIERS_END
+    weights    int64[slice, 4]      those of an asset from WEIGHTS_FIRST to WEIGHTS_END
+    settings   int64[5]
+    stale      int32[row]           rows whose keys are to be set anew
+    """
+
+    positions: npt.NDArray[np.void]
+    rows: npt.NDArray[np.int32]
+    balances: npt.NDArray[np.int64]
+    holders: npt.NDArray[np.int32]
+    keys: npt.NDArray[np.float32]
+    symbols: npt.NDArray[np.int64]
+    assets: npt.NDArray[np.int64]
+    tiers: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+    settings: npt.NDArray[np.int64]
+    stale: npt.NDArray[np.int32]

@@ -1,0 +1,90 @@
+"""How a log of messages, a line each, comes to the machine in batches of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.core.book import Book, Int64Array
+from engine.core.events import Mark, Message, Origin, Reject
+from engine.core.kernels.follow import MANTISSA, PLACES, SYMBOL, TS
+from engine.core.kernels.lines import split_lines_into
+from engine.core.lines import Lines
+from engine.edges.codec import decode
+from engine.edges.line_batch import LineReader
+from engine.edges.readers import LogFile
+from engine.edges.readers.rows import BadRow
+from engine.edges.report import RunRecorder
+from engine.errors import InvariantError
+from engine.units import INT64_MAX
+
+
+class LineFile:
+    """One log. ``broken`` holds, once all batches are read, the refusal of what broke off (damaged compression)."""
+
+    def __init__(self, log: LogFile, book: Book, *, batch: int) -> None:
+        if log.blocks is None:
+            raise InvariantError(f"{log.path}: not a log of lines")
+        self.blocks = log.blocks
+        self.name = log.path.name
+        self.book = book
+        self.batch = batch
+        self.reader = LineReader(book)
+        self.broken: list[Message] = []
+        self.lines_before = 0
+
+    def batches(self) -> Iterator[Lines]:
+        """Yield the lines of the file, at most ``batch`` at a time."""
+        try:
+            for block in self.blocks():
+                yield from self._batches_of(block)
+        except BadRow as bad:
+            origin = Origin(self.name, -1, self.lines_before + 1)
+            self.broken = [Message(origin, Reject(bad.reason, bad.detail, b""))]
+
+    def _batches_of(self, block: bytes) -> Iterator[Lines]:
+        count = block.count(b"\n") + (not block.endswith(b"\n"))
+        begins, ends = np.zeros(count, dtype=np.int64), np.full(count, len(block), dtype=np.int64)
+        buffer = np.frombuffer(block, dtype=np.uint8)
+        found = split_lines_into(buffer, 0, begins, ends)
+        if found < count and found:
+            # The file's last line has no end.
+            begins[found] = ends[found - 1] + 1
+        for first in range(0, count, self.batch):
+            part = slice(first, min(first + self.batch, count))
+            yield self._read(buffer, block, begins[part], ends[part])
+            self.lines_before += part.stop - part.start
+
+    def _read(self, buffer: npt.NDArray[np.uint8], block: bytes, begins: Int64Array, ends: Int64Array) -> Lines:
+        before = self.lines_before
+
+        def origin(index: int) -> Origin:
+            return Origin(self.name, -1, before + index + 1)
+
+        def message(index: int) -> Message | None:
+            payload = block[begins[index] : ends[index]].removesuffix(b"\r")
+            event = decode(payload)
+            if isinstance(event, Mark):
+                lines.marks[index] = self.as_shown(event)
+            return None if event is None else Message(origin(index), event, payload)
+
+        lines = self.reader.read(buffer, begins, ends, message=message, origin=origin)
+        return lines
+
+    def as_shown(self, mark: Mark) -> tuple[int, int, int, int]:
+        """Return a mark that was read in full as the others of its batch stand there, for the report alone."""
+        symbol = self.book.symbol_index.get(mark.symbol, -1)
+        mantissa, places = mark.price
+        return (symbol, mantissa, places, mark.ts) if mantissa <= INT64_MAX else (-1, 0, 0, 0)
+
+    def record_marks(self, lines: Lines, recorder: RunRecorder) -> None:
+        """Show the report the prices of a batch, as the log has them."""
+        marks = lines.marks[lines.marks[:, SYMBOL] >= 0]
+        marks = marks[np.argsort(marks[:, SYMBOL], kind="stable")]
+        bounds = np.flatnonzero(np.diff(marks[:, SYMBOL], prepend=-1, append=-1))
+        for begin, end in zip(bounds.tolist(), bounds[1:].tolist(), strict=False):
+            prices = marks[begin:end, MANTISSA] / 10.0 ** marks[begin:end, PLACES]
+            name = self.book.instruments[int(marks[begin, SYMBOL])].symbol
+            recorder.on_marks(name, prices, marks[begin:end, TS])
