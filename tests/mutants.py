@@ -310,7 +310,7 @@ MUTANTS = (
         "asset may rise at will",
         TRIGGERS,
         "high = min(price * _ASSET_RISE, price + budget / short if short > 0.0 else np.inf)",
-        "high = price + budget / short if short > 0.0 else np.inf",
+        "high = min(price * 1e3, price + budget / short if short > 0.0 else np.inf)",
         INDEX_TESTS,
     ),
     Mutant(

@@ -209,18 +209,10 @@ class Feed:
         # How far everybody is from the edge: in a poor market few marks concern nobody, in a rich one nearly all.
         self.wealth = random.choice((1, 5, 30, 30))
         self.open()
-        makers = [(90, self.usual), (6, self.jump), (6, self.gap), (5, self.odd), (4, self.late), (3, self.far)]
-        makers += [
-            (4, self.trade),
-            (3, self.cash),
-            (4, self.price),
-            (1, self.fund),
-            (2, self.answer),
-            (2, self.command),
-        ]
-        makers += [(2, self.again), (2, self.garbage)]
-        weights, choices = zip(*makers, strict=True)
-        for make in random.choices(choices, weights, k=STREAM_LINES):
+        weights: dict[Callable[[], None], int] = {self.usual: 90, self.jump: 6, self.gap: 6, self.odd: 5, self.late: 4}
+        weights |= {self.far: 3, self.trade: 4, self.cash: 3, self.price: 4, self.fund: 1, self.answer: 2}
+        weights |= {self.command: 2, self.again: 2, self.garbage: 2}
+        for make in random.choices(list(weights), list(weights.values()), k=STREAM_LINES):
             make()
 
     def say(self, body: Body, **fields: Any) -> None:
@@ -331,7 +323,7 @@ class Feed:
         """An operator's: some stop everything, some change what a mark is rounded to, some open a market."""
         random, number = self.random, len(self.lines)
         tiers = {"price_tick": "0.1", "lot": "0.01", "tiers": [["0", "0.01", "50"]]}
-        market = {"symbol": f"NEW{number}", "settle": "USDT", **tiers}
+        market: Body = {"symbol": f"NEW{number}", "settle": "USDT", **tiers}
         commands = [
             control("pause", scope=random.choice(("all", "BTCUSDT"))),
             control("resume", scope="all"),

@@ -11,7 +11,9 @@ import shutil
 import subprocess
 from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import accumulate, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -457,6 +459,52 @@ def test_prices_keep_low_high_and_last_of_every_mark():
     expected = [(min(bucket), max(bucket), bucket[-1]) for bucket in buckets.values()]
     assert [(point.low, point.high, point.last) for point in points] == expected
     assert (series.first, series.count) == (100.0, 5000)
+
+
+def random_marks(seed, count):
+    """Prices and times that mostly go forward: by nothing, a little, an hour; some come late."""
+    rng = random.Random(seed)
+    steps = (0, 0, 1, NS_PER_MS, 700 * NS_PER_MS, 3600 * NS_PER_S, -5 * NS_PER_S)
+    times, now = [], START
+    for _ in range(count):
+        now += rng.choice(steps)
+        times.append(now)
+    return np.array([rng.uniform(50, 150) for _ in times]), np.array(times, dtype=np.int64)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2000), st.lists(st.integers(1, 700), max_size=6))
+def test_marks_many_at_a_time_leave_the_same_series_as_one_by_one(seed, count, sizes):
+    prices, times = random_marks(seed, count)
+    one_by_one, at_once, in_parts = (RunRecorder() for _ in range(3))
+    for price, ts in zip(prices.tolist(), times.tolist(), strict=True):
+        one_by_one.on_mark("BTCUSDT", price, ts)
+    at_once.on_marks("BTCUSDT", prices, times)
+    bounds = sorted({0, count, *(bound for bound in accumulate(sizes) if bound < count)})
+    for begin, end in pairwise(bounds):
+        in_parts.on_marks("BTCUSDT", prices[begin:end], times[begin:end])
+    for recorder in (at_once, in_parts):
+        expected, series = one_by_one.prices["BTCUSDT"], recorder.prices["BTCUSDT"]
+        assert series.points == expected.points
+        assert (series.first, series.last, series.count) == (expected.first, expected.last, expected.count)
+        assert (recorder.first_ts, recorder.last_ts) == (one_by_one.first_ts, one_by_one.last_ts)
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_marks_at_the_end_of_a_bucket_belong_to_the_next(offset):
+    """A bucket is a millisecond wide at first: what comes within it is one point."""
+    series, times = PriceSeries(1.0), np.array([START, START + NS_PER_MS + offset, START + 5 * NS_PER_MS])
+    series.on_marks(np.array([1.0, 3.0, 2.0]), times)
+    assert [(point.low, point.high, point.last, point.ts) for point in series.points] == [
+        *([(1.0, 3.0, 3.0, START + NS_PER_MS - 1)] if offset < 0 else []),
+        *([(1.0, 1.0, 1.0, START), (3.0, 3.0, 3.0, START + NS_PER_MS + offset)] if offset >= 0 else []),
+        (2.0, 2.0, 2.0, START + 5 * NS_PER_MS),
+    ]
+
+
+def test_no_marks_leave_a_series_as_it_is():
+    series = PriceSeries(7.0)
+    series.on_marks(np.zeros(0), np.zeros(0, dtype=np.int64))
+    assert (series.first, series.last, series.count, series.points) == (7.0, 7.0, 0, [])
 
 
 def test_bars_stay_bounded_and_count_every_order():

@@ -167,7 +167,7 @@ class Crowd:
 
     Contracts linear and inverse, multipliers whole and broken, tiers of either mode, with equal rates and rates of
     zero; legs, buckets, the fund; assets with fixed and with free prices, haircuts in slices, debts. Many rows stand at
-    a threshold, or a unit beside it; some wait for a price.
+    a threshold, or a unit beside it; some wait for a price, or for the log to show one.
     """
 
     def __init__(self, random: Random, *, rows: int = 12, scale: Scale | None = None) -> None:
@@ -188,8 +188,10 @@ class Crowd:
         for number in range(rows):
             self.add_row(f"a{number}")
         for place, start in self.starts.items():
-            if self.chance(0.9):
+            if self.chance(0.6):
                 self.put(place, start)
+            elif self.chance(0.6):
+                self.load(place, start)
         for row in range(1, len(self.book.accounts)):
             self.book.set_flag(row, CALLED, is_set=self.chance(0.3))
             self.tune(row)
@@ -247,7 +249,7 @@ class Crowd:
                 num, den = random.choice((1, 5, 100)) * 10 ** random.choice((8, 10, 14)), 1
             else:
                 num, den = random.choice(((1, 1), (1, 1), (1000, 1), (1, 10), (1, 10_000), (37, 100_000), (3, 10**8)))
-            start = sized(random, 20, 10**12)
+            start = sized(random, 20, 10**15)
             top, bottom = Contract(is_inverse, num, den).notional(1, start)
             size_max = min(most * bottom // top, 10**17)
             if size_max > 0:
@@ -376,6 +378,14 @@ class Crowd:
             rows = try_put_asset_price(self.book, index, value, 1)
         assert rows is not None
         return set(rows)
+
+    def load(self, place: Place, value: int) -> None:
+        """Put a price in force as a book file does: the log has not shown it yet."""
+        kind, index = place
+        if kind == "mark":
+            self.book.set_mark(index, value, 0, is_seen=False)
+        elif self.book.assets[index].price_units is None:
+            self.book.set_asset_price(index, value, 0, is_seen=False)
 
     def next_price(self, place: Place) -> int:
         """Return where a price goes: a step, a few percent, a gap, to somebody's key or floor, or just beside it."""
