@@ -188,6 +188,8 @@ def run_replay_verb(options: argparse.Namespace) -> int:
     from engine.tools.replay import ReplayOptions, run_replay
     from engine.tools.summary_text import summary_text
 
+    if options.batch < 1:
+        raise InputError(f"--batch {options.batch}: must be at least 1")
     shard, shards = shard_of(options.shard)
     request = ReplayOptions(
         events=options.events,

@@ -144,11 +144,12 @@ def lines_of(*bodies: Body | bytes) -> list[bytes]:
     return lines
 
 
-def both(*bodies: Body | bytes, risk: Risk | None = None) -> Run:
+def both(*bodies: Body | bytes, risk: Risk | None = None, venue: bool = False) -> Run:
     """Check that some messages do the same both ways, in batches of any size; return the run of one batch."""
     lines, risk = lines_of(*bodies), risk or tiny_risk()
-    expected = applied(Shard(risk), lines).seen()
-    runs = [folded(Shard(risk), lines, batch) for batch in BATCHES]
+    shards = [Shard(risk, venue=BookVenue() if venue else None) for _ in (0, *BATCHES)]
+    expected = applied(shards[0], lines).seen()
+    runs = [folded(shard, lines, batch) for shard, batch in zip(shards[1:], BATCHES, strict=True)]
     for batch, run in zip(BATCHES, runs, strict=True):
         check_same(run, expected, f"batches of {batch}")
     return runs[-1]
@@ -570,6 +571,17 @@ def test_a_mark_on_the_edge_of_the_band_is_in_force_and_one_a_step_beyond_waits(
     assert run.shard.book.waiting == ({("mark", 0)} if is_held else set())
 
 
+def test_the_edge_of_the_band_is_exact_also_where_floats_run_out_of_digits() -> None:
+    """A step of 1e-5 on 60,000,000 is less than a billionth of the band, on 3,600,000,000,000 less than a float has."""
+    for start, edge, beyond in (
+        ("60000000", "66000000", "66000000.00001"),
+        ("3600000000000", "3960000000000", "3960000000000.00001"),
+        ("3600000000000.00003", "3960000000000.00003", "3960000000000.00004"),
+    ):
+        assert both(mark(start), mark(edge), risk=BAND).mark() == edge
+        assert both(mark(start), mark(beyond), risk=BAND).mark() == start
+
+
 def test_while_a_mark_waits_the_next_one_confirms_it_or_drops_it() -> None:
     waits = [*OPENING, mark("130")]
     confirmed = both(*waits, mark("131"), mark("132"), risk=BAND)
@@ -653,6 +665,27 @@ def test_symbols_without_a_holder_left_concern_nobody() -> None:
     assert run.shard.counters.accepted == 7
 
 
+def test_who_used_up_one_budget_has_less_for_the_other_symbol_from_that_mark_on() -> None:
+    """Ten of each from 100 with 200: BTC at 92 takes 80, and ETH at 91 90 more; neither alone would be a call.
+
+    30 are left, and 9.2 + 18.2 = 27.4 are needed: more than four fifths.
+    """
+    both_held = [*OPENING, deposit("a", "200"), buy("a", "10", "100"), buy("a", "10", "100", "ETHUSDT")]
+    run = both(*both_held, mark("92"), mark("91", "ETHUSDT"))
+    assert (one(run.bodies, "margin_call")["equity"], run.decoded[-1]) == ("30", 6)
+    # BTC alone concerns nobody, ETH alone neither.
+    assert both(*both_held, mark("92")).decoded == both(*both_held, mark("91", "ETHUSDT")).decoded == [0, 1, 2, 3, 4]
+
+
+def test_a_simulated_book_refills_with_every_mark_also_one_that_concerns_nobody() -> None:
+    """1000 of depth: 945 of it go to the first account's ten at 94.5; at 93.5 the other's five are worth 467.5."""
+    risk = tiny_risk(instruments={"BTCUSDT": {"depth": "1000"}})
+    second = [deposit("b", "36"), buy("b", "5", "100")]
+    run = both(*LONG, *second, mark("94.5"), mark("94.4"), mark("93.5"), risk=risk, venue=True)
+    ended = [(body["account"], body["closed_notional"]) for body in of(run.bodies, "liquidation_ended")]
+    assert ended == [("a", "945"), ("b", "467.5")]
+
+
 def test_an_order_times_out_with_the_mark_of_its_time_and_not_a_nanosecond_sooner() -> None:
     """``order_timeout_ms`` is 5000: the order of message 5 is given up at its ts + 5 s, and a second one sent."""
     sent = START_NS + 5 * MS
@@ -700,6 +733,9 @@ def test_a_mark_that_carries_somebody_out_of_64_bits_is_refused() -> None:
     run = both(*bodies, mark("150"), mark("160"), mark("151"), mark("99", "ETHUSDT"), mark("90"))
     assert run.reasons == ["overflow"]
     assert run.mark() == "90"
+    # It leaves no trace: who is looked at next is looked at with the mark before.
+    last = both(*bodies, mark("150"), mark("160"))
+    assert (last.reasons, last.mark(), last.shard.book.tables.symbols[0, PRICE]) == (["overflow"], "150", 15_000_000)
 
 
 def test_marks_of_a_market_that_opens_in_the_middle_of_a_batch() -> None:

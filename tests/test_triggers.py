@@ -335,6 +335,29 @@ def test_debtor_left_alone_is_looked_at_by_every_price():
     assert said == ["liquidation_started", "cancel_orders", "collateral_sale", "collateral_sale"]
 
 
+def test_cold_account_left_alone_is_looked_at_by_every_price():
+    """The book knows all prices, the log not yet that of X, which settles in COIN and has lost 5 of them.
+
+    COIN at 193: equity 1,000 - 965 = 35, margin 10 + 19.3. A call would be due, were X shown. BTCUSDT at 99.2 leaves 27
+    of 29.22: held, since it is not.
+    """
+    x = {"settle": "COIN", "price_tick": "0.1", "lot": "0.001", "tiers": [["0", "0.01", "50"]]}
+    positions = [
+        {"symbol": "X", "qty": "1", "entry_price": "15"},
+        {"symbol": "BTCUSDT", "qty": "10", "entry_price": "100"},
+    ]
+    book = {
+        "accounts": [{"account": "a", "balances": {"USDT": "1000"}, "positions": positions}],
+        "marks": {"X": "10", "BTCUSDT": "100"},
+        "asset_prices": {"COIN": "100"},
+    }
+    said = told_both_ways(
+        mark("100"), asset_price("COIN", "193"), mark("99.9"), mark("99.2"),
+        book=book, assets={"COIN": {}}, instruments={"X": x},
+    )  # fmt: skip
+    assert said == ["liquidation_held"]
+
+
 def test_shares_of_a_small_position_are_not_more_than_the_slack():
     """A long of 0.011 cents behind which 0.75 cents stand, all of it margin: called at 80 %.
 

@@ -183,11 +183,15 @@ class Message(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One output record: ``body`` holds JSON-ready values in field order (numbers as decimal strings)."""
+    """One output record: ``body`` holds JSON-ready values in field order (numbers as decimal strings).
+
+    ``message`` is the number of the input that caused it, counted from 1.
+    """
 
     topic: str
     key: str
     body: dict[str, Any]
+    message: int
 
 
 ORDERS_TOPIC = "liquidation-orders"

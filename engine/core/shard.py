@@ -177,7 +177,7 @@ class Shard:
             "output_id": f"{self.number}-{self.seq}",
             **fields,
         }
-        self.outputs.append(Output(topic, key, body))
+        self.outputs.append(Output(topic, key, body, self.counters.messages))
 
     def subject(self, row: int) -> dict[str, Any]:
         """Return the fields that name a row in an output: account, and bucket where it is one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from engine.edges.readers.rows import BadRow
 from engine.edges.report import RunRecorder
 from engine.errors import InvariantError
 from engine.units import INT64_MAX
+
+# In place of a symbol: the line is blank.
+BLANK = -2
 
 
 class LineFile:
@@ -68,6 +71,8 @@ class LineFile:
             event = decode(payload)
             if isinstance(event, Mark):
                 lines.marks[index] = self.as_shown(event)
+            elif event is None:
+                lines.marks[index, SYMBOL] = BLANK
             return None if event is None else Message(origin(index), event, payload)
 
         lines = self.reader.read(buffer, begins, ends, message=message, origin=origin)
@@ -75,16 +80,37 @@ class LineFile:
 
     def as_shown(self, mark: Mark) -> tuple[int, int, int, int]:
         """Return a mark that was read in full as the others of its batch stand there, for the report alone."""
-        symbol = self.book.symbol_index.get(mark.symbol, -1)
         mantissa, places = mark.price
-        return (symbol, mantissa, places, mark.ts) if mantissa <= INT64_MAX else (-1, 0, 0, 0)
+        while mantissa > INT64_MAX:
+            mantissa, places = mantissa // 10, places - 1
+        return self.book.symbol_index.get(mark.symbol, -1), mantissa, places, mark.ts
 
-    def record_marks(self, lines: Lines, recorder: RunRecorder) -> None:
-        """Show the report the prices of a batch, as the log has them."""
-        marks = lines.marks[lines.marks[:, SYMBOL] >= 0]
+
+class LineMarks:
+    """The marks of a batch that has been applied, to be shown to the report as the log has them.
+
+    ``names`` are the symbols that are shown, by their number in the book: those there were from the start.
+    """
+
+    def __init__(self, lines: Lines, before: int, names: Sequence[str], recorder: RunRecorder) -> None:
+        self.marks = lines.marks
+        # The number of each line's message; a blank line is none.
+        self.numbers = before + np.cumsum(lines.marks[:, SYMBOL] != BLANK)
+        self.names = names
+        self.recorder = recorder
+        self.shown = 0
+
+    def show(self, last: int) -> None:
+        """Show those of the messages up to number ``last`` of all."""
+        end = int(np.searchsorted(self.numbers, last, side="right"))
+        marks = self.marks[self.shown : end]
+        self.shown = max(self.shown, end)
+        marks = marks[(marks[:, SYMBOL] >= 0) & (marks[:, SYMBOL] < len(self.names))]
+        if not len(marks):
+            return
+        self.recorder.note_time(int(marks[0, TS]))
         marks = marks[np.argsort(marks[:, SYMBOL], kind="stable")]
         bounds = np.flatnonzero(np.diff(marks[:, SYMBOL], prepend=-1, append=-1))
-        for begin, end in zip(bounds.tolist(), bounds[1:].tolist(), strict=False):
-            prices = marks[begin:end, MANTISSA] / 10.0 ** marks[begin:end, PLACES]
-            name = self.book.instruments[int(marks[begin, SYMBOL])].symbol
-            recorder.on_marks(name, prices, marks[begin:end, TS])
+        for begin, following in zip(bounds.tolist(), bounds[1:].tolist(), strict=False):
+            prices = marks[begin:following, MANTISSA] / 10.0 ** marks[begin:following, PLACES]
+            self.recorder.on_marks(self.names[int(marks[begin, SYMBOL])], prices, marks[begin:following, TS])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from engine.core import ledger
 from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output
@@ -19,14 +20,14 @@ from engine.core.shard import Shard
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import decode, encode
 from engine.edges.digest import state_hash
-from engine.edges.line_file import LineFile
+from engine.edges.line_file import LineFile, LineMarks
 from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
 from engine.edges.report import RunRecorder
 from engine.edges.shard_book import BookSource, PartitionOf
 from engine.edges.venue import VENUES
 from engine.errors import InputError
 from engine.tools.progress import Progress
-from engine.units import format_units
+from engine.units import INT64_MAX, format_units
 
 BATCH = 4096
 
@@ -122,8 +123,8 @@ def run_logs(options: ReplayOptions, logs: list[LogFile], messages: Iterator[Mes
         return sum(log.progress() * log.size_bytes for log in logs) / sizes
 
     with writer, Progress(fraction, enabled=options.show_progress) as progress:
-        for outputs in batches:
-            writer.write(outputs)
+        for outputs, marks in batches:
+            writer.write(outputs, marks)
             progress.update(shard.counters.messages, shard.counters.liquidations)
     ledger.check_conservation(shard.book)
     result = summary(shard, writer.digest.hexdigest(), timing)
@@ -136,43 +137,57 @@ def run_logs(options: ReplayOptions, logs: list[LogFile], messages: Iterator[Mes
     return result
 
 
+class Marks(Protocol):
+    """The marks of a batch, to be shown to the report in step with its outputs, which it values at them."""
+
+    def show(self, last: int) -> None:
+        """Show those of the messages up to number ``last`` of all."""
+
+
+class MessageMarks:
+    """The marks among messages; ``names`` are the symbols that are shown."""
+
+    def __init__(self, batch: Sequence[Message], before: int, names: Container[str], recorder: RunRecorder) -> None:
+        self.upcoming = deque(enumerate(batch, start=before + 1))
+        self.names = names
+        self.recorder = recorder
+
+    def show(self, last: int) -> None:
+        """Show those of the messages up to number ``last`` of all."""
+        while self.upcoming and self.upcoming[0][0] <= last:
+            event = self.upcoming.popleft()[1].event
+            if isinstance(event, Mark) and event.symbol in self.names:
+                mantissa, places = event.price
+                self.recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
+
+
 def fold_messages(
     machine: Machine, messages: Iterator[Message], options: ReplayOptions, recorder: RunRecorder, timing: Timing
-) -> Iterator[list[Output]]:
-    """Apply messages batch by batch; yield the outputs of each."""
+) -> Iterator[tuple[list[Output], Marks]]:
+    """Apply messages batch by batch; yield the outputs of each, and its marks."""
+    counters = machine.shard.counters
     while batch := list(islice(messages, options.batch)):
-        started_s = time.perf_counter()
+        before, started_s = counters.messages, time.perf_counter()
         outputs = machine.apply(batch)
         timing.note(time.perf_counter() - started_s, len(batch))
-        record_marks(recorder, options.risk, batch)
-        yield outputs
+        yield outputs, MessageMarks(batch, before, options.risk.instruments, recorder)
 
 
 def fold_lines(
     machine: Machine, log: LogFile, options: ReplayOptions, recorder: RunRecorder, timing: Timing
-) -> Iterator[list[Output]]:
+) -> Iterator[tuple[list[Output], Marks]]:
     """Apply a log of nothing but messages block by block, its usual marks without a message each.
 
     Other logs wait for each other line by line, and vendors' rows are no lines of ours.
     """
+    names, counters = list(options.risk.instruments), machine.shard.counters
     file = LineFile(log, machine.shard.book, batch=options.batch)
     for lines in file.batches():
-        started_s = time.perf_counter()
+        before, started_s = counters.messages, time.perf_counter()
         outputs = machine.fold(lines)
         timing.note(time.perf_counter() - started_s, lines.count)
-        if options.out is not None:
-            file.record_marks(lines, recorder)
-        yield outputs
-    yield machine.apply(file.broken)
-
-
-def record_marks(recorder: RunRecorder, risk: Risk, batch: Iterable[Message]) -> None:
-    """Show the report the prices of a batch, as the log has them."""
-    for message in batch:
-        event = message.event
-        if isinstance(event, Mark) and event.symbol in risk.instruments:
-            mantissa, places = event.price
-            recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
+        yield outputs, LineMarks(lines, before, names, recorder)
+    yield machine.apply(file.broken), MessageMarks((), 0, names, recorder)
 
 
 class OutputWriter:
@@ -198,15 +213,18 @@ class OutputWriter:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def write(self, outputs: list[Output]) -> None:
-        """Write records, in order."""
+    def write(self, outputs: list[Output], marks: Marks) -> None:
+        """Write records, in order; where a report is wanted, show it each with the marks there were."""
         for output in outputs:
             line = encode(output.body) + b"\n"
             self.digest.update(line)
             if self.files:
                 self.files[output.topic].write(line)
-            if output.topic != DEAD_LETTERS_TOPIC:
+            if self.files and output.topic != DEAD_LETTERS_TOPIC:
+                marks.show(output.message)
                 self.recorder.on_output(output.topic, output.body)
+        if self.files:
+            marks.show(INT64_MAX)
 
 
 def summary(shard: Shard, outputs_hash: str, timing: Timing) -> dict[str, Any]:

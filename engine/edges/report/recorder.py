@@ -70,6 +70,10 @@ class RunRecorder:
         if series is None:
             series = self.prices[symbol] = PriceSeries(price)
         series.on_mark(price, ts)
+        self.note_time(ts)
+
+    def note_time(self, ts: int) -> None:
+        """Take note of the time of a mark, in the order of the log."""
         if ts > self.last_ts:
             self.last_ts = ts
             if self.first_ts == 0:
