@@ -25,7 +25,7 @@ STATIC_CHECKS = (
     ["ruff", "format", "--check", "."],
     ["mypy", "--strict", *SOURCES],
 )
-KERNEL_TESTS = ["pytest", "tests/test_kernels.py", "tests/test_lines.py", "tests/test_names.py"]
+KERNEL_TESTS = ["pytest", *(f"tests/test_{name}.py" for name in ("kernels", "triggers", "lines", "names"))]
 BOUNDS_CHECKED = {
     "NUMBA_BOUNDSCHECK": "1",
     "NUMBA_CACHE_DIR": str(ROOT / "engine" / "core" / "kernels" / "__pycache__" / "boundscheck"),

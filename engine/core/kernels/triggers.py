@@ -454,6 +454,8 @@ def all_holders_into(t, symbol, found_rows):
     for slot in range(segment[COUNT]):
         row = np.int64(t.positions[t.holders[segment[BASE] + slot]].row)
         if needs_a_look(t, row):
+            # Where the machine leaves it alone, any price it depends on may be the next that matters.
+            mark_stale(t, row)
             found_rows[found] = row
             found += 1
     return found
@@ -465,6 +467,7 @@ def all_owners_into(t, asset, count, found_rows):
     found = 0
     for row in range(count):
         if t.balances[row, asset] != 0 and needs_a_look(t, row):
+            mark_stale(t, row)
             found_rows[found] = row
             found += 1
     return found
