@@ -82,7 +82,7 @@ def measure(*, quick: bool, marks: int) -> dict[str, Any]:
             "liq-engine": __version__,
         },
         "paths": paths,
-        "stream": measure_stream(accounts=sizes[0], rounds=20 if quick else 500),
+        "stream": measure_stream(accounts=sizes[0], rounds=20 if quick else 50),
         "log": measure_log(marks=QUICK_MARKS if quick else marks),
         "decode": measure_decode(lines=2_000 if quick else 20_000, rounds=3 if quick else 9),
         "replay": measure_replay(

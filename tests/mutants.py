@@ -40,12 +40,14 @@ LEDGER = "engine/core/ledger.py"
 GUARDS = "engine/core/guards.py"
 DEBTS = "engine/core/debts.py"
 MACHINE = "engine/core/machine.py"
+FOLLOW = "engine/core/kernels/follow.py"
 PRICING = "engine/core/pricing.py"
 ROWS = "engine/core/kernels/rows.py"
 SEGMENTS = "engine/core/kernels/segments.py"
 TABLES = "engine/core/tables.py"
 TRIGGERS = "engine/core/kernels/triggers.py"
 INDEX_TESTS = ("tests/test_triggers.py",)
+FOLLOW_TESTS = ("tests/test_follow.py",)
 
 MUTANTS = (
     Mutant(
@@ -439,6 +441,35 @@ MUTANTS = (
         "            keys[:, self.used : self.used + size // 2] = self.keys[:, base : base + size // 2]\n",
         INDEX_TESTS,
     ),
+    # The batch path: each of these puts a mark in force that is not of the usual kind, or something else than it says.
+    Mutant("batch ignores the band", FOLLOW, "(stream[BAND_PPM] != 0 and", "(stream[BAND_PPM] < 0 and", FOLLOW_TESTS),
+    Mutant("batch takes older marks", FOLLOW, " or ts < symbol[MARK_TS]", "", FOLLOW_TESTS),
+    Mutant("batch lets timers wait", FOLLOW, "clock >= stream[DUE]", "clock > stream[DUE]", FOLLOW_TESTS),
+    Mutant("batch takes a first mark", FOLLOW, "symbol[IS_OPEN] == 0 or ", "", FOLLOW_TESTS),
+    Mutant(
+        "batch rounds half up",
+        FOLLOW,
+        "rest == divisor - rest and price & 1 == 1",
+        "rest == divisor - rest",
+        FOLLOW_TESTS,
+    ),
+    Mutant("batch leaves the clock", FOLLOW, "        stream[CLOCK] = clock\n", "", FOLLOW_TESTS),
+    Mutant("batch passes rows in need", FOLLOW, "found_rows) > 0:", "found_rows) > 99:", FOLLOW_TESTS),
+    Mutant(
+        "batch looks at falling prices only",
+        FOLLOW,
+        "            or top_key(t.keys, RISING, base, capacity) >= price_key(RISING, price)\n",
+        "",
+        FOLLOW_TESTS,
+    ),
+    Mutant(
+        "batch forgets who used up a budget",
+        FOLLOW,
+        "                return index\n            share_stale(t)\n",
+        "                return index\n",
+        FOLLOW_TESTS,
+    ),
+    Mutant("batch leaves who is stuck", MACHINE, " or shard.stuck or shard.dirty", " or shard.dirty", FOLLOW_TESTS),
 )
 
 

@@ -185,6 +185,14 @@ def test_lines_keep_their_numbers_in_batches_of_any_size(
     assert [message.payload for message in messages] == [line for line in DAY if line.strip()]
 
 
+def test_the_last_line_of_a_block_of_many_may_have_no_end(tmp_path: Path) -> None:
+    log = log_of(tmp_path / "day.jsonl", b"\n".join(DAY))
+    data = log.path.read_bytes()
+    log.blocks = lambda: iter([data])
+    messages = check_reads_alike(log)
+    assert messages[-1].payload == DAY[-1]
+
+
 def test_a_line_just_short_of_too_long_is_taken_and_one_byte_more_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_limits: None
 ) -> None:

@@ -79,7 +79,7 @@ def test_an_empty_file_is_one_shard_on_a_broker_of_this_machine(write: Write, tm
     assert (config.risk, config.book) == (tmp_path / "risk.toml", None)
     assert config.kafka == KafkaConfig()
     assert (config.kafka.bootstrap_servers, config.kafka.security_protocol) == ("127.0.0.1:9092", "PLAINTEXT")
-    assert (config.batch.records_max, config.batch.interval_ms, config.batch.pending_max) == (500, 20, 20_000)
+    assert (config.batch.records_max, config.batch.interval_ms, config.batch.pending_max) == (4_000, 20, 20_000)
     assert (config.snapshots.folder, config.snapshots.keep) == (tmp_path / "snapshots", 3)
     assert config.deadlines == DeadlineConfig(start_s=60, commit_s=10, progress_s=30, drain_s=5)
 
@@ -223,7 +223,7 @@ BROKEN = {
     "less waiting than a batch": (
         "[batch]\npending_max = 499",
         "batch.pending_max: 499:",
-        "must not be below records_max (500)",
+        "must not be below records_max (4000)",
     ),
     "authority without TLS": (kafka('ca_file = "ca.pem"'), "kafka.ca_file: ca.pem:", "not used with PLAINTEXT"),
     "authority with a password in the clear": (
@@ -278,7 +278,7 @@ ALLOWED = {
     "heartbeat a millisecond before the watchdog": ("[service]\nheartbeat_ms = 19_999\n[deadlines]\nprogress_s = 20"),
     "commit as long as its transaction": "[deadlines]\ncommit_s = 10",
     "watchdog a second after a commit": "[deadlines]\nprogress_s = 11",
-    "as much waiting as a batch": "[batch]\npending_max = 500",
+    "as much waiting as a batch": "[batch]\npending_max = 4000",
     "most shards": "[service]\nshards = 1000",
     "longest cluster": f'[service]\ncluster = "{"a" * 64}"',
     "longest prefix": kafka(f'topic_prefix = "{"a" * 64}"'),

@@ -106,13 +106,21 @@ def outputs_hash(lines: Iterable[bytes]) -> str:
 def runs_of(places: Sequence[tuple[str, int, int]]) -> tuple[Run, ...]:
     """Return (topic, partition, offset) of a batch's inputs, in order, as runs."""
     runs: list[Run] = []
-    for topic, partition, offset in places:
-        last = runs[-1] if runs else None
-        if last is not None and last.topic == topic and last.partition == partition:
-            runs[-1] = last._replace(last=offset, records=last.records + 1)
-        else:
-            runs.append(Run(topic, partition, offset, offset, 1))
+    begin, before = 0, ("", -1)
+    for index, (topic, partition, _) in enumerate(places):
+        if (topic, partition) != before:
+            if index:
+                runs.append(run_of(places, begin, index))
+            begin, before = index, (topic, partition)
+    if places:
+        runs.append(run_of(places, begin, len(places)))
     return tuple(runs)
+
+
+def run_of(places: Sequence[tuple[str, int, int]], begin: int, end: int) -> Run:
+    """Return the places from ``begin`` to ``end``, all of one partition, as a run."""
+    topic, partition, first = places[begin]
+    return Run(topic, partition, first, places[end - 1][2], end - begin)
 
 
 def encode_genesis(genesis: Genesis) -> bytes:

@@ -130,7 +130,7 @@ class KafkaConfig(Table):
 class BatchConfig(Table):
     """When a batch is closed, and how much may wait for the next one."""
 
-    records_max: int = Field(default=500, ge=1, le=100_000)
+    records_max: int = Field(default=4_000, ge=1, le=100_000)
     interval_ms: int = Field(default=20, ge=1, le=1_000)
     pending_max: int = Field(default=20_000, ge=1, le=10_000_000)
 
