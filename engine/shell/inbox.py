@@ -18,7 +18,7 @@ from engine.shell.kafka import Reader
 
 # How long a reader's call may take without a record; only how soon an idle reader notices its end depends on it.
 POLL_MS = 200
-READ_MAX = 2_000
+READ_MAX = 500
 # The least time between two looks at whether a reader has stuck.
 WATCH_S = 0.1
 
