@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from engine.core.shard import Shard
 from engine.edges.config import load_risk
 from engine.edges.fold import Fold
 from engine.edges.journal import Position
-from engine.edges.service_config import BOOTSTRAP_VARIABLE
+from engine.edges.service_config import BOOTSTRAP_VARIABLE, BatchConfig
 from engine.edges.shard_book import BookSource
 from engine.errors import BrokerError
 from tests.brokers.real import Endpoint
@@ -157,7 +158,8 @@ def test_throughput_counts_every_record_of_both_shards(kafka, monkeypatch, tmp_p
     # Both read every mark, and the asset prices that come before.
     assert one["shards"] == 2
     assert one["records"] == 2 * (figures["messages"] + len(Traffic(tmp_path, accounts=60).first()))
-    assert one["batches"] >= one["records"] / 500
+    # A batch holds at most the configured number of records.
+    assert one["batches"] >= max(one["shards"], one["records"] / BatchConfig().records_max)
     assert one["records_a_second"] == pytest.approx(2 * one["messages_a_second"], rel=0.01)
     assert one["of_bare"] == pytest.approx(one["messages_a_second"] / one["bare_messages_a_second"], abs=0.01)
     assert one["bare_cpu_us_a_record"] > 0
@@ -224,11 +226,15 @@ async def test_a_service_that_ends_is_an_error_with_its_last_words_and_not_a_wai
         await process.until("live")
 
 
-async def test_a_process_ends_with_its_block(tmp_path):
-    with Process(tmp_path, "http.server", "0") as process:
+def test_a_process_ends_with_its_block(tmp_path):
+    with Process(tmp_path, "http.server", "0", "--bind", "127.0.0.1") as process:
         assert process.process.poll() is None
         assert process.cpu_s() >= 0
-        assert process.rss_mb() > 1
+        # A process that has just begun holds less than an interpreter needs.
+        deadline_s = time.monotonic() + 60
+        while process.rss_mb() < 5:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
     assert process.process.returncode is not None
 
 
