@@ -124,7 +124,7 @@ def trade(t: Any, state: Any, symbol: Any, tallies: Any) -> Any:
     segment = t.symbols[symbol]
     price = segment[PRICE]
     if segment[COUNT] == 0 or (next_random(state) % 4 == 0 and t.settings[FREE] != NONE):
-        row = 1 + next_random(state) % (seen_rows(t) - 1)
+        row = 1 + next_random(state) % (t.rows.shape[0] - 1)
         size = (next_random(state) % 2_000_001 - 1_000_000) * 100
         for slot in range(segment[COUNT]):
             if t.positions[t.holders[segment[BASE] + slot]].row == row:
@@ -142,12 +142,6 @@ def trade(t: Any, state: Any, symbol: Any, tallies: Any) -> Any:
         put_position(t, row, symbol, 0, size, -size * price)
         put_balance(t, row, 0, t.balances[row, 0] + held * price + cost)
     tallies[TRADES] += 1
-
-
-@inlined
-def seen_rows(t: Any) -> Any:
-    """Return how many rows there are."""
-    return t.rows.shape[0]
 
 
 def main(arguments: list[str] | None = None) -> int:

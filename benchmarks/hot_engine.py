@@ -8,10 +8,11 @@ import numpy as np
 
 from benchmarks.hot_market import Int64Array, Market, Path
 from benchmarks.hot_ways import Way
+from engine.core.book import CROSS
 from engine.core.events import INSURANCE
 from engine.core.kernels.follow import MANTISSA, MARK_COLUMNS, PLACES, SYMBOL, TS, follow_marks
-from engine.core.kernels.rows import load_balances, load_positions, put_balance
-from engine.core.kernels.tables import FLAGS, HEAD, MARK_DECIMALS, MARK_TS, NONE, PRICE, STALE_COUNT, SYSTEM
+from engine.core.kernels.rows import load_balances, put_balance
+from engine.core.kernels.tables import FLAGS, MARK_DECIMALS, MARK_TS, PRICE, STALE_COUNT, SYSTEM
 from engine.core.kernels.triggers import concerned_rows_into, share_stale
 from engine.core.params import Asset, Instrument, Policy, Risk, Tier
 from engine.core.shard import Shard
@@ -24,24 +25,18 @@ def shard_of(market: Market) -> Shard:
     instruments = {name: instrument_of(market, index) for index, name in enumerate(market.names)}
     shard = Shard(Risk(Policy(), {"USD": asset}, instruments))
     book = shard.book
-    count = market.accounts + 1
-    book.accounts = [INSURANCE, *map(str, range(market.accounts))]
-    book.buckets = [""] * count
-    book.row_index = {(account, ""): row for row, account in enumerate(book.accounts)}
+    book.restore_rows([INSURANCE, *map(str, range(market.accounts))], [CROSS] * (market.accounts + 1))
     tables = book.tables
-    tables.reserve_rows(count)
-    tables.rows[1:count, HEAD] = NONE
-    tables.add_positions(len(market.size))
+    tables.rows[book.row_index[INSURANCE, CROSS], FLAGS] = SYSTEM
     holders = market.holders()
     slots = np.zeros(len(market.size), dtype=np.int64)
     for symbol, mark in enumerate(market.marks.tolist()):
         book.set_mark(symbol, mark, 0, is_seen=True)
         held = holders.order[holders.base[symbol] : holders.base[symbol + 1]]
-        tables.reserve_holders(symbol, len(held))
         slots[held] = np.arange(len(held))
     legs = np.zeros(len(market.size), dtype=np.int64)
-    load_positions(
-        tables.view, np.vstack([market.row + 1, market.symbol, legs, market.size, market.cost, slots]).astype(np.int64)
+    tables.add_loaded(
+        np.vstack([market.row + 1, market.symbol, legs, market.size, market.cost, slots]).astype(np.int64)
     )
     load_balances(tables.view, 0, np.concatenate(([0], market.wallet)))
     share_stale(tables.view)
@@ -134,17 +129,15 @@ class Batches:
         stream = np.array([0, INT64_MAX, 0, 0], dtype=np.int64)
         taken = []
         for first in range(0, len(marks), self.size):
-            batch, position = marks[first : first + self.size], 0
-            started = time.perf_counter_ns()
+            batch, position, spent = marks[first : first + self.size], 0, 0
             while position < len(batch):
-                position = follow_marks(view, batch, position, stream, found)
-                if position < len(batch):
-                    rows = self._found(int(batch[position, SYMBOL]), int(batch[position, MANTISSA]))
+                started = time.perf_counter_ns()
+                position, count = follow_marks(view, batch, position, stream, found)
+                spent += time.perf_counter_ns() - started
+                if count:
+                    rows = np.unique(found[:count]) - 1
                     self.index.deposit(rows, amounts[rows])
-                    position += 1
+            started = time.perf_counter_ns()
             share_stale(view)
-            taken.append((time.perf_counter_ns() - started) // len(batch))
+            taken.append((spent + time.perf_counter_ns() - started) // len(batch))
         return np.array(taken, dtype=np.int64)
-
-    def _found(self, symbol: int, price: int) -> Int64Array:
-        return self.index.touched[: self.index.mark(symbol, price)].astype(np.int64)

@@ -189,15 +189,6 @@ def fold_lines(index: Index, lines: Sequence[bytes], batch: int) -> Int64Array:
     for number in range(len(taken)):
         part = lines[number * batch : (number + 1) * batch]
         started = time.perf_counter_ns()
-        ends = np.cumsum([len(line) for line in part])
-        begins = ends - np.array([len(line) for line in part])
-        read = reader.read(
-            np.frombuffer(b"".join(part), dtype=np.uint8),
-            begins,
-            ends,
-            message=partial(message_of, part),
-            origin=origin_of,
-        )
-        machine.fold(read)
+        machine.fold(reader.read_values(part, message=partial(message_of, part), origin=origin_of))
         taken[number] = (time.perf_counter_ns() - started) // len(part)
     return taken

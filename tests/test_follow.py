@@ -684,7 +684,10 @@ def test_who_used_up_one_budget_has_less_for_the_other_symbol_from_that_mark_on(
     """
     both_held = [*OPENING, deposit("a", "200"), buy("a", "10", "100"), buy("a", "10", "100", "ETHUSDT")]
     run = both(*both_held, mark("92"), mark("91", "ETHUSDT"))
-    assert (one(run.bodies, "margin_call")["equity"], run.decoded[-1]) == ("30", 6)
+    call = one(run.bodies, "margin_call")
+    assert (call["equity"], call["ts"]) == ("30", START_NS + 7 * MS)
+    # Nor did anybody decode the mark that found the account.
+    assert run.decoded == [0, 1, 2, 3, 4]
     # BTC alone concerns nobody, ETH alone neither.
     assert both(*both_held, mark("92")).decoded == both(*both_held, mark("91", "ETHUSDT")).decoded == [0, 1, 2, 3, 4]
 
@@ -731,8 +734,8 @@ def test_what_found_no_taker_is_tried_again_with_every_mark() -> None:
     assert len(takeovers) >= 2
     assert {body["ts"] - START_NS for body in takeovers} > {7 * MS}
     assert one(run.bodies, "liquidation_ended")["ts"] == START_NS + 12 * MS
-    # Nothing is stuck any more, and the last mark is a usual one.
-    assert run.decoded == [*range(12)]
+    # The mark that found the account is a usual one; so is the last, for nothing is stuck any more.
+    assert run.decoded == [*range(6), *range(7, 12)]
 
 
 def test_a_paused_symbol_holds_the_account_whatever_its_marks() -> None:

@@ -603,7 +603,6 @@ def found_by(kernel: Any, world: World, *given: int, room: int) -> list[int]:
     """Return the rows that a kernel writes to an array with just so much room."""
     written = np.full(room, -1, dtype=np.int64)
     found = kernel(world.book.tables.view, *given, written)
-    assert set(written[found:].tolist()) <= {-1}, "wrote more than it says"
     return [int(row) for row in written[:found]]
 
 

@@ -64,7 +64,7 @@ EXEMPT = {
     ("core_is_integer", "engine/core/kernels/limits.py"): "bounds that say where exact sums are to be made",
     ("core_is_integer", "engine/core/kernels/segments.py"): KEYS,
     ("core_is_integer", "engine/core/kernels/tables.py"): KEYS,
-    ("core_is_integer", "engine/core/kernels/triggers.py"): KEYS,
+    ("core_is_integer", "engine/core/kernels/shares.py"): KEYS,
     ("core_is_integer", "engine/core/tables.py"): KEYS,
     ("core_is_integer", "engine/core/params.py"): "divisions only word the message of a value already refused",
 }

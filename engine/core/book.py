@@ -311,10 +311,16 @@ class Book:
             row = self.row_index[account, bucket] = len(self.accounts)
             self.accounts.append(account)
             self.buckets.append(bucket)
-            self.tables.open_row(row)
+            self.tables.open_rows(row, row + 1)
             if account == INSURANCE:
                 self.tables.rows[row, FLAGS] = SYSTEM
         return row
+
+    def restore_rows(self, accounts: list[str], buckets: list[str]) -> None:
+        """Put rows in place of those there are, without positions, balances and flags."""
+        self.accounts, self.buckets = accounts, buckets
+        self.row_index = {key: row for row, key in enumerate(zip(accounts, buckets, strict=True))}
+        self.tables.open_rows(0, len(accounts))
 
     def standing(self, row: int) -> tuple[int, int, int]:
         """Return a row's equity, maintenance margin and notional in valuation units, each notional rounded down."""

@@ -55,21 +55,22 @@ class Machine:
     def fold(self, lines: Lines) -> list[Output]:
         """Apply a batch of lines in order, as ``apply`` does the messages that they say.
 
-        Marks that concern nobody are put in force by a kernel, many at a time; all else is taken one by one.
+        Usual marks are put in force by a kernel, many at a time; all else is taken one by one.
         """
         position = 0
         while position < lines.count:
-            position = self._follow(lines, position)
-            if position < lines.count:
+            followed = self._follow(lines, position)
+            if followed == position:
                 message = lines.message(position)
                 if message is not None:
                     self.apply_one(message)
-                position += 1
+                followed += 1
+            position = followed
         outputs, self.shard.outputs = self.shard.outputs, []
         return outputs
 
     def _follow(self, lines: Lines, begin: int) -> int:
-        """Put the usual marks from ``begin`` on in force; return where there is something else."""
+        """Put usual marks from ``begin`` on in force until one finds rows in need; return the first line not taken."""
         shard, book = self.shard, self.shard.book
         if lines.marks[begin, SYMBOL] < 0 or shard.venue is not None or shard.stuck or shard.dirty:
             return begin
@@ -81,12 +82,14 @@ class Machine:
         marks = lines.marks
         if self.verify_every:
             marks = marks[: begin + self.verify_every - 1 - shard.counters.messages % self.verify_every]
-        end = follow_marks(book.tables.view, marks, begin, stream, book.tables.found_rows)
+        end, found = follow_marks(book.tables.view, marks, begin, stream, book.tables.found_rows)
         if end > begin:
             book.marks_moved(int(stream[CLOCK]))
             shard.counters.messages += end - begin
             shard.counters.accepted += end - begin
             shard.origin, shard.future = lines.origin(end - 1), None
+        if found:
+            self._examine(set(book.tables.found_rows[:found].tolist()), "mark")
         return int(end)
 
     def _take_verified(self, message: Message) -> None:
@@ -146,14 +149,19 @@ class Machine:
             note_fill(shard, *outcome.filled)
         rows = {*outcome.rows, *self._due_rows(), *shard.stuck}
         sweep_buckets(shard)
+        self._examine(rows, outcome.cause)
+        return outcome
+
+    def _examine(self, rows: set[int], cause: str) -> None:
+        """Examine rows, and those that this brings into need, worst first."""
+        shard = self.shard
         while rows or shard.dirty:
             rows |= shard.dirty
             shard.dirty.clear()
             for row in self._worst_first(rows):
-                examine(shard, row, outcome.cause)
+                examine(shard, row, cause)
                 sweep_buckets(shard)
             rows = set()
-        return outcome
 
     def _refuse(self, refusal: Refusal, payload: bytes, key: str) -> None:
         shard = self.shard

@@ -6,12 +6,14 @@ empty; only this module makes them.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.core.kernels.margin import RATE, SPEC_COLUMNS, TIER_COLUMNS, WEIGHT_COLUMNS
+from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, RATE, SPEC_COLUMNS, TIER_COLUMNS, WEIGHT_COLUMNS
+from engine.core.kernels.rows import LOADED_COLUMNS, load_positions
 from engine.core.kernels.segments import FAN, NEVER, build_maxima, segment_size
 from engine.core.kernels.tables import (
     ASSET_COLUMNS,
@@ -26,6 +28,8 @@ from engine.core.kernels.tables import (
     IS_FIXED,
     NONE,
     POSITION,
+    RATE_TOP,
+    RATE_UNBOUNDED,
     REARM_PPM,
     ROW_COLUMNS,
     SETTINGS_COLUMNS,
@@ -54,7 +58,7 @@ class TableStore:
         self.rows: Array = np.zeros((0, ROW_COLUMNS), dtype=np.int32)
         self.balances: Array = np.zeros((0, 0), dtype=np.int64)
         self.holders: Array = np.zeros(0, dtype=np.int32)
-        self.keys: Array = np.zeros((2, 0), dtype=np.float32)
+        self.keys: Array = np.zeros((2, 0), dtype=np.float32, order="F")
         self.symbols: Array = np.zeros((0, SYMBOL_COLUMNS), dtype=np.int64)
         self.assets: Array = np.zeros((0, ASSET_COLUMNS), dtype=np.int64)
         self.tiers: Array = np.zeros((0, TIER_COLUMNS), dtype=np.int64)
@@ -88,10 +92,10 @@ class TableStore:
                 self._move(asset, room)
         self.view = self._view()
 
-    def open_row(self, row: int) -> None:
-        """Begin a row."""
-        self.reserve_rows(row + 1)
-        self.rows[row, HEAD] = NONE
+    def open_rows(self, first: int, end: int) -> None:
+        """Begin rows, from ``first`` to before ``end``."""
+        self.reserve_rows(end)
+        self.rows[first:end, HEAD] = NONE
 
     # Positions.
 
@@ -122,6 +126,14 @@ class TableStore:
         self.settings[FREE] = first
         self.view = self._view()
 
+    def add_loaded(self, columns: Int64Array) -> None:
+        """Add positions, for whose rows there is room; int64[6, position], columns as LOADED_COLUMNS of ``rows.py``."""
+        self.add_positions(columns.shape[1])
+        symbols = columns[LOADED_COLUMNS.index("symbol")]
+        for symbol, count in enumerate(np.bincount(symbols, minlength=len(self.symbols)).tolist()):
+            self.reserve_holders(symbol, count)
+        load_positions(self.view, columns)
+
     # Symbols and assets.
 
     def add_symbol(self, spec: Int64Array, settle: int) -> None:
@@ -146,6 +158,7 @@ class TableStore:
         """Put a symbol's tiers in place of those it had. Swings follow the lowest rate: venues set it by volatility."""
         self.tiers = spliced(self.tiers, self.symbols, slice(TIERS_FIRST, TIERS_END + 1), symbol, tiers)
         self.symbols[symbol, SWING_PPM] = tiers[0, RATE]
+        self.symbols[symbol, RATE_TOP] = RATE_UNBOUNDED if has_jumps(tiers) else tiers[:, RATE].max()
         self.view = self._view()
 
     def set_weights(self, asset: int, weights: Int64Array) -> None:
@@ -196,7 +209,7 @@ class TableStore:
         segments = [segment for table in (self.symbols, self.assets) for segment in table if segment[CAPACITY]]
         sizes = [segment_size(int(segment[CAPACITY])) for segment in segments]
         room = _grown(sum(sizes) + more)
-        keys = np.full((2, room), NEVER, dtype=np.float32)
+        keys = np.full((2, room), NEVER, dtype=np.float32, order="F")
         holders = np.zeros(room, dtype=np.int32)
         self.used = 0
         for segment, size in zip(segments, sizes, strict=True):
@@ -210,6 +223,15 @@ class TableStore:
 
 def _grown(count: int) -> int:
     return count + count // 2
+
+
+def has_jumps(tiers: Int64Array) -> bool:
+    """Return whether the margin that a table asks for jumps at any of its floors."""
+    for below, above in pairwise(tiers.tolist()):
+        deducted = (above[DEDUCTION] - below[DEDUCTION]) * PPM + above[DEDUCTION_PPM] - below[DEDUCTION_PPM]
+        if above[FLOOR] * (above[RATE] - below[RATE]) != deducted:
+            return True
+    return False
 
 
 def with_room(table: Array, count: int) -> Array:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from engine.core.events import (
     DEAD_LETTERS_TOPIC,
     AssetPrice,
@@ -86,12 +84,9 @@ def input_of(key: bytes | None, payload: bytes, topic: str, shard: int) -> Input
     return Reject("unknown_type", f"{topic} does not take this type of message", payload)
 
 
-def line_of(output: Output, places: Sequence[Origin], records: Sequence[Record]) -> Line:
-    """Return an output encoded; a dead letter has the key of the input that it is about."""
-    key: bytes | None = output.key.encode()
-    if output.topic == DEAD_LETTERS_TOPIC:
-        body = output.body
-        key = records[places.index(Origin(body["topic"], body["partition"], body["offset"]))].key
+def line_of(output: Output, source: Record) -> Line:
+    """Return an output encoded; a dead letter has the key of the input that it came of."""
+    key = source.key if output.topic == DEAD_LETTERS_TOPIC else output.key.encode()
     return Line(output.topic, key, encode(output.body))
 
 
@@ -118,20 +113,18 @@ class Fold:
         """Apply inputs in the given order; return their outputs, which the open batch keeps too."""
         topics = {topic: self.logical(topic) for topic in {record.topic for record in records}}
         places = [Origin(topics[record.topic], record.partition, record.offset) for record in records]
-        lines = [line_of(output, places, records) for output in self.machine.fold(self.read(records, places))]
+        # Each record counts as a message, from this one on.
+        first = self.shard.counters.messages + 1
+        outputs = self.machine.fold(self.read(records, places))
+        lines = [line_of(output, records[output.message - first]) for output in outputs]
         self.batch.places += places
         self.batch.lines += lines
         return lines
 
     def read(self, records: Sequence[Record], places: Sequence[Origin]) -> Lines:
         """Return inputs as the machine takes them; a mark is one only where it came as one."""
-        values = [record.value or b"" for record in records]
-        ends = np.cumsum([len(value) for value in values], dtype=np.int64)
-        begins = ends - np.array([len(value) for value in values], dtype=np.int64)
-        lines = self.reader.read(
-            np.frombuffer(b"".join(values), dtype=np.uint8),
-            begins,
-            ends,
+        lines = self.reader.read_values(
+            [record.value or b"" for record in records],
             message=lambda index: message_of(records[index], places[index].topic, self.shard.number),
             origin=places.__getitem__,
         )

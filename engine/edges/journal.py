@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from engine.edges.codec import encode, load_json
@@ -105,22 +107,11 @@ def outputs_hash(lines: Iterable[bytes]) -> str:
 
 def runs_of(places: Sequence[tuple[str, int, int]]) -> tuple[Run, ...]:
     """Return (topic, partition, offset) of a batch's inputs, in order, as runs."""
-    runs: list[Run] = []
-    begin, before = 0, ("", -1)
-    for index, (topic, partition, _) in enumerate(places):
-        if (topic, partition) != before:
-            if index:
-                runs.append(run_of(places, begin, index))
-            begin, before = index, (topic, partition)
-    if places:
-        runs.append(run_of(places, begin, len(places)))
+    runs = []
+    for (topic, partition), group in groupby(places, key=itemgetter(0, 1)):
+        offsets = [offset for _, _, offset in group]
+        runs.append(Run(topic, partition, offsets[0], offsets[-1], len(offsets)))
     return tuple(runs)
-
-
-def run_of(places: Sequence[tuple[str, int, int]], begin: int, end: int) -> Run:
-    """Return the places from ``begin`` to ``end``, all of one partition, as a run."""
-    topic, partition, first = places[begin]
-    return Run(topic, partition, first, places[end - 1][2], end - begin)
 
 
 def encode_genesis(genesis: Genesis) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,19 @@ class LineReader:
         self.book = book
         self.symbols = NameIndex()
         self.fields: Int64Array = np.zeros((0, LINE_COLUMNS), dtype=np.int64)
+
+    def read_values(
+        self,
+        values: Sequence[bytes],
+        *,
+        message: Callable[[int], Message | None],
+        origin: Callable[[int], Origin],
+    ) -> Lines:
+        """Return lines that came one by one."""
+        lengths = np.array([len(value) for value in values], dtype=np.int64)
+        ends = np.cumsum(lengths)
+        buffer = np.frombuffer(b"".join(values), dtype=np.uint8)
+        return self.read(buffer, ends - lengths, ends, message=message, origin=origin)
 
     def read(
         self,

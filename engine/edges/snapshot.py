@@ -36,8 +36,8 @@ import orjson
 from engine import __version__
 from engine.core.book import CROSS, Book, Clearing, Int64Array, Price
 from engine.core.events import Origin
-from engine.core.kernels.rows import LOADED_COLUMNS, load_balances, load_positions
-from engine.core.kernels.tables import COST_MAX, FLAGS, HEAD, NONE, SIZE_MAX, STANDING_FLAGS, Tables
+from engine.core.kernels.rows import LOADED_COLUMNS, load_balances
+from engine.core.kernels.tables import COST_MAX, FLAGS, SIZE_MAX, STANDING_FLAGS, Tables
 from engine.core.pacing import Flow
 from engine.core.params import Asset, Instrument, Policy, Risk
 from engine.core.shard import Counters, Episode, Hold, SeenIds, Shard, Venue
@@ -275,21 +275,15 @@ def read_shard(reader: Reader, number: int, venue: Venue | None) -> Shard:
 
 def read_tables(reader: Reader, book: Book) -> None:
     """Put back which rows there are, with their positions and balances; what prices they lack follows from these."""
-    book.accounts = reader.json("accounts")
-    book.buckets = [CROSS] * len(book.accounts)
+    accounts = reader.json("accounts")
+    buckets = [CROSS] * len(accounts)
     for row, bucket in reader.json("buckets"):
-        book.buckets[row] = bucket
-    book.row_index = {key: row for row, key in enumerate(zip(book.accounts, book.buckets, strict=True))}
-    tables, count = book.tables, len(book.accounts)
-    tables.reserve_rows(count)
-    tables.rows[:count, HEAD] = NONE
-    tables.rows[:count, FLAGS] = reader.array("flags")
+        buckets[row] = bucket
+    book.restore_rows(accounts, buckets)
+    tables = book.tables
+    tables.rows[: len(accounts), FLAGS] = reader.array("flags")
     book.note_prices()
-    columns = reader.array("positions")
-    tables.add_positions(columns.shape[1])
-    for symbol, held in enumerate(np.bincount(columns[SYMBOL], minlength=len(book.instruments)).tolist()):
-        tables.reserve_holders(symbol, held)
-    load_positions(tables.view, columns)
+    tables.add_loaded(reader.array("positions"))
     for asset, parameters in enumerate(book.assets):
         load_balances(tables.view, asset, reader.array(f"balances/{parameters.name}"))
     tables.symbols[:, [SIZE_MAX, COST_MAX]] = reader.array("largest")

@@ -1,8 +1,9 @@
-"""Marks that concern nobody, applied a batch at a time: what ``intake.apply_mark`` does of them, and not a line more.
+"""Usual marks, put in force a batch at a time: what ``intake.apply_mark`` does of them, and not a line more.
 
-Almost every mark of a calm market is of one kind: of a known symbol, not older than the last, inside the price band,
-with no timer due and no row in need. Such marks are put in force here, one after the other. The first one that is
-anything else stops the run, and the machine takes it in full; so nothing is decided here, and nothing refused.
+Almost every mark is of one kind: of a known symbol, not older than the last, inside the price band, with no timer due.
+Such marks are put in force here, one after the other, until one finds rows in need: whose they are is told, and the
+machine decides. The first mark that is anything else stops the run, too, and the machine takes it in full; so nothing
+is decided here, and nothing refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from engine.core.kernels.lines import PRICE as LINE_PRICE
 from engine.core.kernels.lines import TS as LINE_TS
 from engine.core.kernels.names import find_name
 from engine.core.kernels.segments import top_key
+from engine.core.kernels.shares import FALLING, RISING, price_key
 from engine.core.kernels.tables import (
     BASE,
     CAPACITY,
@@ -26,7 +28,7 @@ from engine.core.kernels.tables import (
     MARK_TS,
     PRICE,
 )
-from engine.core.kernels.triggers import FALLING, RISING, concerned_rows_into, price_key, share_stale
+from engine.core.kernels.triggers import concerned_rows_into, share_stale
 
 # A mark: its symbol, -1 where the line is none or its symbol is not known; its price as mantissa / 10**places, > 0; ts.
 SYMBOL, MANTISSA, PLACES, TS = 0, 1, 2, 3
@@ -80,44 +82,46 @@ def scaled_price(mantissa, places, decimals, steps):
 
 @kernel
 def follow_marks(t, marks, begin, stream, found_rows):
-    """Put marks in force from ``begin`` on until one is not of the usual kind; return its index.
+    """Put marks in force from ``begin`` on; return (index of the first that is not, how many rows the last one found).
+
+    Ends behind a mark that finds rows in need, and before one that is not of the usual kind.
 
     marks       int64[mark, 4]  columns above
     stream      int64[4]        columns above; the clock moves on
-    found_rows  int64[>= 2 x holders of any symbol]  scratch
+    found_rows  int64[>= 2 x holders of any symbol]  out: the rows in need (a row may occur twice)
     """
     share_stale(t)
     worth = worth_bound(t)
     for index in range(begin, marks.shape[0]):
         if marks[index, SYMBOL] < 0:
-            return index
+            return index, 0
         symbol, ts = t.symbols[marks[index, SYMBOL]], marks[index, TS]
         clock = max(stream[CLOCK], ts)
         if symbol[IS_OPEN] == 0 or ts < symbol[MARK_TS] or clock >= stream[DUE]:
-            return index
+            return index, 0
         if stream[FUTURE_NS] != 0 and ts - stream[CLOCK] > stream[FUTURE_NS]:
-            return index
+            return index, 0
         before = symbol[PRICE]
         price = scaled_price(marks[index, MANTISSA], marks[index, PLACES], symbol[MARK_DECIMALS], symbol[MARK_STEPS])
         room = float(stream[BAND_PPM]) * float(before) * (1.0 - 1e-9)
         if price == 0 or (stream[BAND_PPM] != 0 and abs(float(price) - float(before)) * _PPM > room):
-            return index
+            return index, 0
         change = -worth_of_symbol(t, symbol)
         symbol[PRICE] = price
         change += worth_of_symbol(t, symbol)
         if worth + change > _WORTH_MAX:
             symbol[PRICE] = before
-            return index
+            return index, 0
+        worth += change
+        symbol[MARK_TS], symbol[IS_BEHIND] = ts, 1
+        stream[CLOCK] = clock
         base, capacity = symbol[BASE], symbol[CAPACITY]
         if capacity != 0 and (
             top_key(t.keys, FALLING, base, capacity) >= price_key(FALLING, price)
             or top_key(t.keys, RISING, base, capacity) >= price_key(RISING, price)
         ):
-            if concerned_rows_into(t, marks[index, SYMBOL], found_rows) > 0:
-                symbol[PRICE] = before
-                return index
+            found = concerned_rows_into(t, marks[index, SYMBOL], found_rows)
+            if found > 0:
+                return index + 1, found
             share_stale(t)
-        worth += change
-        symbol[MARK_TS], symbol[IS_BEHIND] = ts, 1
-        stream[CLOCK] = clock
-    return marks.shape[0]
+    return marks.shape[0], 0

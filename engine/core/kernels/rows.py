@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.core.kernels.arith import mul_div_floor
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import (
     IS_INVERSE,
@@ -16,6 +17,8 @@ from engine.core.kernels.margin import (
     collateral_value,
     is_at_ratio,
     is_liquidatable,
+    is_plain,
+    notional_parts,
     plain_values,
     position_values,
 )
@@ -80,6 +83,17 @@ def values_of(t, position):
         return plain_values(value_num, t.tiers, first, end, position.size, position.cost, mark)
     tiers = t.tiers[t.symbols[symbol, TIERS_FIRST] : t.symbols[symbol, TIERS_END]]
     return rounded_values(t.symbols[symbol], tiers, position.size, position.cost, mark, asset_price)
+
+
+@inlined
+def notionals_of(t, position):
+    """Return a position's notional, rounded down: in units of its settlement asset, and as ``values_of`` has it."""
+    spec, asset_price = t.symbols[position.symbol], t.assets[t.symbols[position.symbol, SETTLE], PRICE]
+    if is_plain(spec, asset_price):
+        notional = abs(position.size) * spec[PRICE] * spec[VALUE_NUM]
+        return notional, notional
+    notional, _, _ = notional_parts(spec, abs(position.size), spec[PRICE])
+    return notional, mul_div_floor(notional, asset_price, _UNIT)
 
 
 @inlined

@@ -55,7 +55,10 @@ BALANCE_MAX = 13
 # Of a mark: its time; whether the next one may be put in force at once (there is one, the log has shown it, none waits
 # for confirmation); on which grid it is rounded; whether ``Book.marks`` is yet to be told of it.
 MARK_TS, IS_OPEN, MARK_DECIMALS, MARK_STEPS, IS_BEHIND = 16, 17, 18, 19, 20
-SYMBOL_COLUMNS = 21
+# The highest maintenance rate, in ppm, or RATE_UNBOUNDED where margin jumps from tier to tier.
+RATE_TOP = 21
+RATE_UNBOUNDED = 1 << 62
+SYMBOL_COLUMNS = 22
 ASSET_COLUMNS = 14
 
 # Columns of ``settings``: the trigger is "below" (0/1), margin call ratio and re-arm ratio in ppm, the first free
@@ -71,8 +74,8 @@ class Tables(NamedTuple):
     rows       int32[row, 4]
     balances   int64[row, asset]    units of the asset
     holders    int32[slot]          position at a slot of a symbol's segment
-    keys       float32[side, slot]  where a falling (0) and a rising (1) price concerns the slot
-    symbols    int64[symbol, 21]
+    keys       float32[side, slot]  where a falling (0) and a rising (1) price concerns the slot; both side by side
+    symbols    int64[symbol, 22]
     assets     int64[asset, 14]
     tiers      int64[tier, 5]       those of a symbol from TIERS_FIRST to TIERS_END
     weights    int64[slice, 4]      those of an asset from WEIGHTS_FIRST to WEIGHTS_END
