@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.book import LEG_NAMES, Book
-from engine.core.kernels.levels import liquidation_level
+from engine.core.book import LEG_NAMES, Book, Int64Array
+from engine.core.kernels.levels import liquidatable_spans_into, liquidation_level
 from engine.core.kernels.margin import (
     is_liquidatable,
     notional_parts,
@@ -67,14 +67,9 @@ def position_margins(book: Book, row: int) -> Iterator[PositionMargin]:
 
 def liquidation_price(book: Book, row: int, symbol: int) -> int | None:
     """Return the mark of ``symbol`` at which the row becomes liquidatable, in price steps; None if there is none."""
-    legs, rest = [], np.array([book.equity(row), book.maintenance(row)], dtype=np.int64)
-    for held, leg in book.positions_of(row):
-        if held == symbol:
-            rest -= book.held_values(row, symbol, leg)[:2]
-            legs.append(book.position(row, symbol, leg))
-    scratch = np.empty(3 * len(legs) * len(book.tiers[symbol]) + 2, dtype=np.int64)
+    legs, rest, scratch = moving_legs(book, row, symbol)
     level = liquidation_level(
-        np.array(legs, dtype=np.int64),
+        legs,
         book.specs[symbol],
         book.tiers[symbol],
         book.marks[symbol].value,
@@ -85,6 +80,39 @@ def liquidation_price(book: Book, row: int, symbol: int) -> int | None:
         scratch,
     )
     return int(level) or None
+
+
+def liquidation_ranges(book: Book, row: int, symbol: int) -> list[tuple[int, int]]:
+    """Return all stretches of marks of ``symbol`` at which the row is liquidatable, first and last, in price steps.
+
+    A hedged account has one on each side, one with ``whole`` tiers may have more.
+    """
+    legs, rest, scratch = moving_legs(book, row, symbol)
+    step = book.instruments[symbol].mark_steps
+    spans = np.empty((scratch.size // 2 + 1, 2), dtype=np.int64)
+    found = liquidatable_spans_into(
+        legs,
+        book.specs[symbol],
+        book.tiers[symbol],
+        step,
+        book.asset_prices[book.settle[symbol]].value,
+        rest,
+        book.policy.trigger == "below",
+        scratch,
+        spans,
+    )
+    return [(first * step, last * step) for first, last in spans[:found].tolist()]
+
+
+def moving_legs(book: Book, row: int, symbol: int) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Return what moves with a symbol's mark and what does not: legs, the rest's equity and margin, a scratch."""
+    legs, rest = [], np.array([book.equity(row), book.maintenance(row)], dtype=np.int64)
+    for held, leg in book.positions_of(row):
+        if held == symbol:
+            rest -= book.held_values(row, symbol, leg)[:2]
+            legs.append(book.position(row, symbol, leg))
+    scratch = np.empty(3 * len(legs) * len(book.tiers[symbol]) + 2, dtype=np.int64)
+    return np.array(legs, dtype=np.int64), rest, scratch
 
 
 def bankruptcy_price(book: Book, row: int, symbol: int, leg: int) -> int | None:

@@ -15,6 +15,7 @@ from engine.core.machine import Machine
 from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
 from engine.core.shard import Shard
+from engine.core.survey import Survey
 from engine.edges.codec import encode_event
 from engine.edges.line_batch import LineReader
 
@@ -68,6 +69,7 @@ def warm_up() -> dict[str, Any]:
     ]
     Machine(shard).apply(Message(origin, event) for event in events)
     statement(shard.book, shard.book.row_index["a", CROSS])
+    Survey(shard).advance(1_000_000)
     follow(shard)
     return {
         "kernels": len(list(CACHE_DIR.rglob("*.nbi"))) if CACHE_DIR is not None else 0,

@@ -1,4 +1,4 @@
-"""At which mark an account becomes liquidatable, all other prices frozen (README, "Liquidation price").
+"""At which marks an account is liquidatable, all other prices frozen (README, "Liquidation price").
 
 Between two prices at which a position enters another tier, equity less maintenance margin is linear in the price of a
 linear contract, and in its inverse for an inverse one: it rises or falls, so an account changes its standing at most
@@ -107,6 +107,44 @@ def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below, c
     if down == 0 or (up != 0 and abs(up - here) < abs(here - down)):
         return up * step
     return down * step
+
+
+@kernel
+def liquidatable_spans_into(legs, spec, tiers, step, asset_price, rest, below, counts, spans):
+    """Write the stretches of grid counts at which the row is liquidatable, rising; return how many there are.
+
+    For the arguments see ``liquidation_level``; spans  int64[>= counts / 2, 2]  first and last count of each. They end
+    where notionals leave their bound. Each end is exact and its neighbour outside is healthy; what may stay unseen is
+    a flicker of roundings alone, where equity and margin run side by side within a few units.
+    """
+    low, high = price_bounds(legs, spec, asset_price, step)
+    if low > high:
+        return 0
+    borders = counts[: tier_borders_into(legs, spec, tiers, step, low, high, counts)]
+    known, found = borders[0], 0
+    standing = _is_liquidatable_at(legs, spec, tiers, known * step, asset_price, rest, below)
+    spans[0, 0] = known
+    for index in range(1, borders.size):
+        border = borders[index]
+        if _is_liquidatable_at(legs, spec, tiers, border * step, asset_price, rest, below) != standing:
+            probe = border
+            while probe - known > 1:
+                middle = known + (probe - known) // 2
+                if _is_liquidatable_at(legs, spec, tiers, middle * step, asset_price, rest, below) == standing:
+                    known = middle
+                else:
+                    probe = middle
+            if standing:
+                spans[found, 1] = known
+                found += 1
+            else:
+                spans[found, 0] = probe
+            standing = not standing
+        known = border
+    if standing:
+        spans[found, 1] = known
+        found += 1
+    return found
 
 
 @kernel

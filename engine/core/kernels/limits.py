@@ -19,6 +19,8 @@ from engine.core.kernels.tables import (
 
 # Beyond this a sum of floats cannot rule out that the exact one leaves int64.
 _SURELY_INT64 = 9.2e18
+# Below this all sums of a row do: its margin is at most its notional.
+_SURELY_REACHED = 9.0e18
 _UNIT = 1e8
 
 
@@ -62,3 +64,32 @@ def next_vast_row(t, row, count):
         if abs(equity) > _SURELY_INT64:
             return candidate
     return NONE
+
+
+@inlined
+def is_within_reach(t, row, marks, prices):
+    """Return whether what a row is worth surely fits in int64 at prices that go as far as these, which are all known.
+
+    marks  int64[symbol]  the price at which a position's notional is largest; prices  int64[asset]  the highest
+    A table that is shorter than the book, or 0, is a price that is not known.
+    """
+    bound = 0.0
+    for asset in range(t.assets.shape[0]):
+        if t.balances[row, asset] != 0:
+            if asset >= prices.size or prices[asset] == 0:
+                return False
+            bound += abs(float(t.balances[row, asset])) * max(float(prices[asset]) / _UNIT, 1.0)
+    id_ = t.rows[row, HEAD]
+    while id_ != NONE:
+        position = t.positions[id_]
+        if position.symbol >= marks.size or t.symbols[position.symbol, SETTLE] >= prices.size:
+            return False
+        symbol = t.symbols[position.symbol]
+        mark, price = float(marks[position.symbol]), float(prices[symbol[SETTLE]])
+        if mark == 0.0 or price == 0.0:
+            return False
+        scale = abs(float(position.size)) * float(symbol[VALUE_NUM]) / float(symbol[VALUE_DEN])
+        notional = scale / mark if symbol[IS_INVERSE] != 0 else scale * mark
+        bound += (notional + abs(float(position.cost))) * max(price / _UNIT, 1.0)
+        id_ = position.next
+    return bound < _SURELY_REACHED
