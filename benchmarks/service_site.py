@@ -75,6 +75,7 @@ class Site:
             },
             "kafka": {"bootstrap_servers": self.bootstrap, "topic_prefix": f"{self.name}."},
             "snapshots": {"folder": f"{self.name}-snapshots", "every_s": 86_400},
+            "admin": {"port": 0},
         }
         names = {**usual, **tables}
         text = ""

@@ -227,6 +227,7 @@ class Deployment:
             "kafka": {"bootstrap_servers": self.bootstrap, "topic_prefix": f"{self.name}."},
             "batch": {"interval_ms": 5},
             "snapshots": {"every_s": 86_400},
+            "admin": {"port": 0},
         }
         lines: list[str] = []
         for name in {**quick, **tables}:

@@ -17,6 +17,8 @@ from pydantic import SecretStr, ValidationError
 from engine.edges import service_config
 from engine.edges.service_config import (
     KEYS,
+    SECRETS,
+    SUBTABLES,
     DeadlineConfig,
     KafkaConfig,
     ServiceConfig,
@@ -262,6 +264,27 @@ BROKEN = {
         "kafka.key_password_file: password:",
         "needs key_file, the key it opens",
     ),
+    "a name for an address": (
+        '[admin]\nhost = "engine.example"',
+        "admin.host: engine.example:",
+        'must be an IP address of this machine or "localhost"',
+    ),
+    "a port beyond all ports": ("[admin]\nport = 65536", "admin.port: 65536:", "at most 65535"),
+    "accounts for everybody on the network": (
+        '[admin]\nhost = "0.0.0.0"',
+        "admin.token_file:",
+        "required with host 0.0.0.0, unless LIQ_ADMIN_TOKEN is set: whoever reaches it reads accounts",
+    ),
+    "accounts for everybody on the network, of IPv6": (
+        '[admin]\nhost = "::"',
+        "admin.token_file:",
+        "required with host ::, unless",
+    ),
+    "a token in the service file": (
+        '[admin]\ntoken = "secret"',
+        "admin.token:",
+        "a secret has no place in this file: name its file as token_file, or set LIQ_ADMIN_TOKEN",
+    ),
 }
 
 
@@ -285,6 +308,9 @@ ALLOWED = {
     "TLS with the system's authorities": kafka('security_protocol = "SSL"'),
     "mutual TLS": MUTUAL,
     "SCRAM over TLS": SASL,
+    "an admin server for the network, with a token": '[admin]\nhost = "0.0.0.0"\ntoken_file = "password"',
+    "an admin server of loopback, whatever it is called": '[admin]\nhost = "127.8.8.8"\nport = 0',
+    "an admin server of loopback, of IPv6": '[admin]\nhost = "::1"\nport = 65_535',
     "password in the clear": SASL.replace("SASL_SSL", "SASL_PLAINTEXT").replace('"ca.pem"', '""'),
 }
 
@@ -546,7 +572,12 @@ def test_a_configuration_cannot_be_changed() -> None:
 # --- warnings
 
 
-EXPOSED = [("engine.key", MUTUAL, "key_file"), ("password", SASL, "sasl_password_file")]
+LOCKED = '[admin]\ntoken_file = "password"\n'
+EXPOSED = [
+    ("engine.key", MUTUAL, "kafka.key_file"),
+    ("password", SASL, "kafka.sasl_password_file"),
+    ("password", LOCKED, "admin.token_file"),
+]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o444])
@@ -556,7 +587,7 @@ def test_a_secret_that_others_can_read_is_warned_about(
 ) -> None:
     (tmp_path / file).chmod(mode)
     (warning,) = service_warnings(load_service(write(text), {}))
-    assert warning.startswith(f"kafka.{key}: {tmp_path / file} has mode {mode:04o}: others than its owner can read")
+    assert warning.startswith(f"{key}: {tmp_path / file} has mode {mode:04o}: others than its owner can read")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
@@ -575,6 +606,10 @@ WARNED = {
     "a single copy": (
         kafka(FAR + 'security_protocol = "SSL"'),
         "kafka.replication_factor = 1: one lost disk takes the journal with it",
+    ),
+    "a token in the clear": (
+        LOCKED + 'host = "0.0.0.0"',
+        "admin.host = 0.0.0.0: HTTP shows the token to whoever is on the way",
     ),
     "acknowledged by one": (kafka("replication_factor = 3"), "kafka.min_insync_replicas = 1: a record counts as"),
 }
@@ -603,10 +638,11 @@ def test_json_view_holds_every_key_and_no_more_than_that_there_is_a_password(wri
     view = service_document(load_service(write(SASL), {}))
     assert json.loads(json.dumps(view)) == view
     assert {table: [*view[table]] for table in KEYS} == {
-        table: [*keys] if table != "kafka" else [*KafkaConfig.model_fields] for table, keys in KEYS.items()
+        table: [*SUBTABLES[table].model_fields] if table in SUBTABLES else [*keys] for table, keys in KEYS.items()
     }
     assert (view["ok"], view["warnings"]) == (True, [])
     assert (view["kafka"]["sasl_password"], view["kafka"]["key_password"]) == ("set", None)
+    assert view["admin"]["token"] is None
     assert view["service"]["risk"].endswith("risk.toml")
 
 
@@ -614,7 +650,7 @@ def test_text_view_has_a_line_for_each_key_and_warning(write: Write, tmp_path: P
     (tmp_path / "password").chmod(0o644)
     lines = describe_service(load_service(write(SASL), {})).split("\n")
     assert [line for line in lines if line and not line.startswith(" ")] == [*KEYS, "warnings: 1"]
-    assert len([line for line in lines if line.startswith("  ")]) == sum(map(len, KEYS.values())) + 2 + 1
+    assert len([line for line in lines if line.startswith("  ")]) == sum(map(len, KEYS.values())) + len(SECRETS) + 1
     assert any(line.split() == ["sasl_password", "set"] for line in lines)
     assert any(line.split() == ["key_file", "-"] for line in lines)
 

@@ -28,10 +28,10 @@ GROUND = ("engine", "engine.errors", "engine.units")
 
 # library -> the only files of the engine that may import it, so that it can be replaced in one place.
 LIBRARIES = {
-    "aiohttp": ("engine/shell/admin.py",),
+    "aiohttp": ("engine/shell/admin/*.py",),
     "aiokafka": ("engine/shell/kafka*.py",),
     "orjson": ("engine/edges/codec*.py", "engine/edges/snapshot.py"),
-    "prometheus_client": ("engine/edges/metrics.py",),
+    "prometheus_client": ("engine/edges/metrics/*.py",),
     "pyarrow": ("engine/edges/readers/*.py",),
     "pydantic": ("engine/edges/config.py", "engine/edges/service_config.py"),
     "rich": ("engine/tools/progress.py",),

@@ -5,6 +5,7 @@ Whatever reads the inputs, the same fold turns a batch of them into output lines
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -32,7 +33,7 @@ from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.codec import decode, encode
-from engine.edges.journal import Checked, OrderRecord, Position, encode_record, outputs_hash, record_hash, runs_of
+from engine.edges.journal import Checked, OrderRecord, Position, Run, encode_record, outputs_hash, record_hash, runs_of
 from engine.edges.line_batch import LineReader
 from engine.errors import check
 
@@ -95,7 +96,10 @@ class Batch:
 
     def __init__(self) -> None:
         self.places: list[Origin] = []
+        self.outputs: list[Output] = []
         self.lines: list[Line] = []
+        # The inputs as its order record names them, once it is closed.
+        self.runs: Sequence[Run] = ()
 
 
 class Fold:
@@ -108,16 +112,22 @@ class Fold:
         self.position = position
         self.logical = logical
         self.batch = Batch()
+        # How long the last batch took to read, and to apply.
+        self.decode_s = self.fold_s = 0.0
 
     def apply(self, records: Sequence[Record]) -> list[Line]:
         """Apply inputs in the given order; return their outputs, which the open batch keeps too."""
         topics = {topic: self.logical(topic) for topic in {record.topic for record in records}}
         places = [Origin(topics[record.topic], record.partition, record.offset) for record in records]
         # Each record counts as a message, from this one on.
-        first = self.shard.counters.messages + 1
-        outputs = self.machine.fold(self.read(records, places))
+        first, began_s = self.shard.counters.messages + 1, time.perf_counter()
+        read = self.read(records, places)
+        read_s = time.perf_counter()
+        outputs = self.machine.fold(read)
         lines = [line_of(output, records[output.message - first]) for output in outputs]
+        self.decode_s, self.fold_s = read_s - began_s, time.perf_counter() - read_s
         self.batch.places += places
+        self.batch.outputs += outputs
         self.batch.lines += lines
         return lines
 
@@ -148,6 +158,7 @@ class Fold:
         )
         data = encode_record(record)
         self.step_to(record, data)
+        batch.runs = record.runs
         return data, batch
 
     def replay_batch(self, record: OrderRecord, data: bytes, records: Sequence[Record]) -> list[Line]:

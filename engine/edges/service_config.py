@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -71,6 +72,20 @@ FilePath = Annotated[Path, BeforeValidator(to_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(to_optional_path)]
 OptionalText = Annotated[str | None, BeforeValidator(to_optional)]
 Mechanism = Annotated[Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] | None, BeforeValidator(to_optional)]
+
+
+def is_address(text: str) -> bool:
+    """Return whether text is an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine alone."""
+    return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
 class Table(BaseModel):
@@ -153,6 +168,24 @@ class DeadlineConfig(Table):
     drain_s: int = Field(default=5, ge=1, le=600)
 
 
+class AdminConfig(Table):
+    """Where the admin server listens, and the token that it asks for (``engine/shell/admin``)."""
+
+    host: str = "127.0.0.1"
+    # 0: any that is free.
+    port: int = Field(default=9464, ge=0, le=65_535)
+    token_file: OptionalPath = None
+    token: SecretStr | None = None
+
+    @field_validator("host")
+    @classmethod
+    def check_host(cls, text: str) -> str:
+        """Return an address of this machine."""
+        if text != "localhost" and not is_address(text):
+            raise ValueError('must be an IP address of this machine or "localhost"')
+        return text
+
+
 class ServiceConfig(Table):
     """All that the service is told; the keys of ``[service]`` stand beside the other tables."""
 
@@ -166,6 +199,7 @@ class ServiceConfig(Table):
     batch: BatchConfig = BatchConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
+    admin: AdminConfig = AdminConfig()
 
     @field_validator("cluster")
     @classmethod
@@ -185,8 +219,9 @@ class ServiceConfig(Table):
 
 
 class Secret(NamedTuple):
-    """A secret of ``[kafka]``: its key, the key that names its file, its variable, the protocols that use it."""
+    """A secret: its table, its key, the key that names its file, its variable, the protocols it is for (none: any)."""
 
+    table: str
     key: str
     file_key: str
     variable: str
@@ -194,8 +229,9 @@ class Secret(NamedTuple):
 
 
 SECRETS = (
-    Secret("sasl_password", "sasl_password_file", "LIQ_SASL_PASSWORD", SASL),
-    Secret("key_password", "key_password_file", "LIQ_KEY_PASSWORD", TLS),
+    Secret("kafka", "sasl_password", "sasl_password_file", "LIQ_SASL_PASSWORD", SASL),
+    Secret("kafka", "key_password", "key_password_file", "LIQ_KEY_PASSWORD", TLS),
+    Secret("admin", "token", "token_file", "LIQ_ADMIN_TOKEN", ()),
 )
 SECRET_OF = {secret.key: secret for secret in SECRETS}
 SUBTABLES: dict[str, type[Table]] = {
@@ -203,6 +239,7 @@ SUBTABLES: dict[str, type[Table]] = {
     "batch": BatchConfig,
     "snapshots": SnapshotConfig,
     "deadlines": DeadlineConfig,
+    "admin": AdminConfig,
 }
 # table -> the keys its file may hold
 KEYS = {"service": [key for key in ServiceConfig.model_fields if key not in SUBTABLES]} | {
@@ -255,8 +292,8 @@ def load_service(path: Path, env: Mapping[str, str]) -> ServiceConfig:
         variables["kafka.bootstrap_servers"] = BOOTSTRAP_VARIABLE
     protocol = tables["kafka"].get("security_protocol", KafkaConfig().security_protocol)
     for secret in SECRETS:
-        if protocol in secret.protocols:
-            load_secret(path.parent, secret, tables["kafka"], env, findings)
+        if not secret.protocols or protocol in secret.protocols:
+            load_secret(path.parent, secret, tables[secret.table], env, findings)
     fields = {**tables["service"], **{name: tables[name] for name in SUBTABLES}}
     note_values(path.parent, fields, variables, findings)
     # Apart from the models, which look at no relation as soon as one value is wrong.
@@ -302,10 +339,10 @@ def unknown_rule(key: str, known: list[str]) -> str:
 
 
 def load_secret(
-    folder: Path, secret: Secret, kafka: dict[str, Any], env: Mapping[str, str], findings: Findings
+    folder: Path, secret: Secret, table: dict[str, Any], env: Mapping[str, str], findings: Findings
 ) -> None:
-    """Put a secret into ``[kafka]`` where the environment or a file has it."""
-    place, name = f"kafka.{secret.file_key}", kafka.get(secret.file_key)
+    """Put a secret into its table where the environment or a file has it."""
+    place, name = f"{secret.table}.{secret.file_key}", table.get(secret.file_key)
     if env.get(secret.variable):
         text, file, variable = env[secret.variable], None, secret.variable
     elif isinstance(name, str) and name and "\0" not in name:
@@ -318,7 +355,7 @@ def load_secret(
     else:
         return
     if 0 < len(text) <= SECRET_BYTES_MAX and text.isprintable():
-        kafka[secret.key] = SecretStr(text)
+        table[secret.key] = SecretStr(text)
     else:
         findings.note(place, file, "must be one line of text", variable=variable)
 
@@ -380,6 +417,11 @@ def relations(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool
         f"must not be above replication_factor ({copies}): no write would be acknowledged",
     )
     yield from security_relations(values)
+    yield (
+        ("admin.token_file", "admin.host", "admin.token"),
+        values["admin.token"] is not None or is_loopback(values["admin.host"]),
+        f"required with host {values['admin.host']}, unless LIQ_ADMIN_TOKEN is set: whoever reaches it reads accounts",
+    )
     yield (
         ("batch.records_max", "kafka.message_bytes_max"),
         values["batch.records_max"] * RUN_BYTES_MAX <= values["kafka.message_bytes_max"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.edges.config import shown
-from engine.edges.service_config import KEYS, TLS, KafkaConfig, ServiceConfig, values_of
+from engine.edges.service_config import KEYS, TLS, ServiceConfig, is_loopback, values_of
 
 LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 READABLE_BY_OTHERS = 0o077
@@ -17,7 +17,7 @@ READABLE_BY_OTHERS = 0o077
 def service_warnings(config: ServiceConfig) -> list[str]:
     """Return what is allowed but probably not meant, a sentence each."""
     kafka = config.kafka
-    found = [*exposed_files(kafka)]
+    found = [*exposed_files(config)]
     if not all(LOOPBACK.fullmatch(address) for address in kafka.bootstrap_servers.split(",")):
         if kafka.security_protocol not in TLS:
             found.append(
@@ -28,15 +28,21 @@ def service_warnings(config: ServiceConfig) -> list[str]:
             found.append("kafka.replication_factor = 1: one lost disk takes the journal with it")
     if kafka.replication_factor > 1 and kafka.min_insync_replicas == 1:
         found.append("kafka.min_insync_replicas = 1: a record counts as written while one broker alone has it")
+    if not is_loopback(config.admin.host):
+        found.append(
+            f"admin.host = {config.admin.host}: HTTP shows the token to whoever is on the way: let a proxy with TLS or"
+            " a network of its own be between"
+        )
     return found
 
 
-def exposed_files(kafka: KafkaConfig) -> Iterator[str]:
+def exposed_files(config: ServiceConfig) -> Iterator[str]:
     """Yield a warning for each file with a secret that others than its owner can read."""
-    for key in ("key_file", "key_password_file", "sasl_password_file"):
-        file: Path | None = getattr(kafka, key)
+    kafka = config.kafka
+    files = {f"kafka.{key}": getattr(kafka, key) for key in ("key_file", "key_password_file", "sasl_password_file")}
+    for place, file in {**files, "admin.token_file": config.admin.token_file}.items():
         if file is not None and (mode := file.stat().st_mode & 0o777) & READABLE_BY_OTHERS:
-            yield f"kafka.{key}: {file} has mode {mode:04o}: others than its owner can read the secret; chmod 600"
+            yield f"{place}: {file} has mode {mode:04o}: others than its owner can read the secret; chmod 600"
 
 
 def service_document(config: ServiceConfig) -> dict[str, Any]:

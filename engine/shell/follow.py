@@ -12,10 +12,9 @@ import time
 from contextlib import AsyncExitStack
 
 from engine.edges.service_config import ServiceConfig
-from engine.edges.warmup import warm_up
 from engine.errors import InputError
 from engine.shell import oplog
-from engine.shell.follower import Follower
+from engine.shell.follower import Follower, Origin
 from engine.shell.service import SIGNALS, Service
 from engine.shell.snapshots import Snapshots
 from engine.shell.topics import check_topics
@@ -40,6 +39,7 @@ class Standby:
 
     def __init__(self, config: ServiceConfig, shard: int, take_over_after: float | None) -> None:
         self.service = Service(config, [shard])
+        (self.status,) = self.service.statuses.values()
         self.take_over_after = take_over_after
 
     async def run(self) -> int:
@@ -48,19 +48,45 @@ class Standby:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, service.on_signal, number)
-        warm_up()
-        await check_topics(service.kafka)
-        (origin,) = service.origins
-        follower = Follower(service.kafka, origin)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(service.beating())
+            stack.push_async_callback(service.admin.close)
+            await self.listen()
+            await service.warm()
+            await check_topics(service.kafka)
+            (origin,) = service.origins
+            follower = await self.follow(origin)
+            if follower is None:
+                return 0
+            oplog.info("taking_over", shard=origin.shard, batch=follower.fold.position.batch if follower.fold else 0)
+            await self.listen()
+            return await service.run_all([service.supervise(origin, follower)])
+
+    async def listen(self) -> None:
+        """Start the admin server, or say why not: beside its owner on one machine the port may be the owner's.
+
+        At the takeover it is tried once more: then the shard matters, and not who can look at it.
+        """
+        if self.service.admin.port is not None:
+            return
+        try:
+            await self.service.admin.start()
+        except InputError as error:
+            oplog.warning("no_admin", reason=error)
+
+    async def follow(self, origin: Origin) -> Follower | None:
+        """Follow until the shard is to be taken over; return what then goes on, None when told to leave."""
+        self.status.enter("following")
+        follower = Follower(self.service.kafka, origin)
+        snapshots = Snapshots(self.service.kafka, origin.shard, origin.config_hash, self.status.metrics)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(follower)
-            await follower.start(await Snapshots(service.kafka, origin.shard, origin.config_hash).newest())
+            await follower.start(await snapshots.newest())
             if not await self.watch(follower):
-                return 0
+                return None
             # From here on the worker closes it.
             stack.pop_all()
-        oplog.info("taking_over", shard=origin.shard, batch=follower.fold.position.batch if follower.fold else 0)
-        return await service.run_all([service.supervise(origin, follower)])
+        return follower
 
     async def watch(self, follower: Follower) -> bool:
         """Fold what comes; return True when the shard is to be taken over, False when told to leave."""

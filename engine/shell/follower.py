@@ -29,6 +29,7 @@ from engine.errors import InputError, InvariantError
 from engine.shell import oplog
 from engine.shell.inputs import Inputs
 from engine.shell.kafka import Kafka, Place, Reader
+from engine.shell.status import Recovery
 
 READ_MAX = 500
 
@@ -59,6 +60,8 @@ class Follower:
         self.stack = AsyncExitStack()
         self.tail: Reader | None = None
         self.events = 0
+        # How far the present catch_up() has come.
+        self.recovery = Recovery()
 
     async def __aenter__(self) -> Follower:
         return self
@@ -91,8 +94,12 @@ class Follower:
         if self.tail is None:
             raise InvariantError("start() comes first")
         _, last = await self.kafka.edges([self.place])
-        while await self.tail.position(self.place) < last[self.place]:
+        recovery, events = self.recovery, self.events
+        recovery.begin(await self.tail.position(self.place), last[self.place])
+        while (reached := await self.tail.position(self.place)) < last[self.place]:
             await self.step(wait_ms=100)
+            recovery.reached, recovery.events = reached, self.events - events
+        recovery.end()
 
     async def _take(self, offset: int, data: bytes) -> None:
         place = f"{JOURNAL_TOPIC}-{self.place.partition} offset {offset}"

@@ -31,6 +31,10 @@ class Inbox:
         self.pending_max = pending_max
         self.progress_s = progress_s
         self.pending: deque[Any] = deque()
+        # When what waits arrived: (time, count) of each read, in the order of ``pending``.
+        self.arrivals: deque[tuple[float, int]] = deque()
+        # The same of what was taken last.
+        self.taken: list[tuple[float, int]] = []
         self.arrived = asyncio.Event()
         self.has_room = asyncio.Event()
         self.has_room.set()
@@ -51,8 +55,9 @@ class Inbox:
                     self.heard_s[index] = time.monotonic()
                 records = await reader.read(wait_ms=POLL_MS, records_max=READ_MAX)
                 if records:
-                    self.heard_s[index] = time.monotonic()
+                    now_s = self.heard_s[index] = time.monotonic()
                     self.pending.extend(records)
+                    self.arrivals.append((now_s, len(records)))
                     self.arrived.set()
                     if len(self.pending) >= self.pending_max:
                         self.has_room.clear()
@@ -75,8 +80,20 @@ class Inbox:
                 return []
         count = min(count_max, len(self.pending))
         taken = [self.pending.popleft() for _ in range(count)]
+        self.taken = self._take_arrivals(count)
         if len(self.pending) < self.pending_max:
             self.has_room.set()
+        return taken
+
+    def _take_arrivals(self, count: int) -> list[tuple[float, int]]:
+        """Return when the first ``count`` of what waited arrived."""
+        taken = []
+        while count:
+            arrived_s, there = self.arrivals.popleft()
+            if there > count:
+                self.arrivals.appendleft((arrived_s, there - count))
+            taken.append((arrived_s, min(there, count)))
+            count -= taken[-1][1]
         return taken
 
     async def _watch(self) -> None:

@@ -190,6 +190,14 @@ class Reader:
         async with deadline(self.kafka.config.deadlines.start_s, self.what):
             return int(await self.consumer.position(partition))
 
+    def ends(self) -> dict[Place, int]:
+        """Return where what may be read of each partition ends, as the broker last said; asks nobody."""
+        ends = {}
+        for partition, place in self.partitions.items():
+            end = self.consumer.last_stable_offset(partition)
+            ends[place] = self.offsets[place] if end is None else max(self.offsets[place], end)
+        return ends
+
     async def behind(self) -> dict[Place, int]:
         """Return how many offsets partitions are behind what may be read of them, where they are.
 

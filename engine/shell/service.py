@@ -12,24 +12,32 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 from engine.edges.config import load_risk
+from engine.edges.metrics.service import Metrics
 from engine.edges.service_config import ServiceConfig
 from engine.edges.service_view import service_warnings
 from engine.edges.shard_book import BookSource, config_hash
 from engine.edges.warmup import warm_up
 from engine.errors import BrokerError, FencedError, InputError, LiqEngineError, RefusedError
 from engine.shell import oplog
+from engine.shell.admin.server import AdminServer
 from engine.shell.follower import Follower, Origin
 from engine.shell.kafka import Kafka, partition_of
 from engine.shell.snapshots import Snapshots
+from engine.shell.status import Status
 from engine.shell.topics import check_topics
 from engine.shell.worker import Worker
 
 # After losing the broker: first this long, then twice as long each time, up to the second figure.
 PAUSE_S, PAUSE_MAX_S = 0.2, 5.0
+# How often the event loop is seen to turn.
+BEAT_S = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -76,6 +84,12 @@ def say_what_broke(task: asyncio.Task[int]) -> None:
         oplog.bug("halted", broken)
 
 
+def kind_of(error: LiqEngineError) -> str:
+    """Return what kind of error ended a shard, as the metrics name it."""
+    kinds = {FencedError: "fenced", RefusedError: "refused", BrokerError: "broker", InputError: "input"}
+    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "invariant")
+
+
 def exit_code_of(task: asyncio.Task[int]) -> int:
     """Return a shard's exit code: 3 where it was cut off (the broker did not answer in time), 1 where it broke."""
     if task.cancelled():
@@ -102,6 +116,12 @@ class Service:
         self.kafka = Kafka(config)
         self.origins = [origin_of(config, shard) for shard in shards]
         self.workers: dict[int, Worker] = {}
+        named = self.origins[0].config_hash if self.origins else ""
+        self.metrics = Metrics(config, load_risk(config.risk), shards, named)
+        self.statuses = {shard: Status(metrics) for shard, metrics in self.metrics.shards.items()}
+        self.admin = AdminServer(self)
+        # When the event loop last had a turn for us.
+        self.beat_s = time.monotonic()
         self.draining = asyncio.Event()
         self.tasks: list[asyncio.Task[int]] = []
 
@@ -113,13 +133,36 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self.on_signal, number)
-        oplog.info("warming")
         for warning in service_warnings(self.config):
             oplog.warning("config", warning=warning)
-        warmed = warm_up()
+        async with self.admin, self.beating():
+            await self.warm()
+            await check_topics(self.kafka)
+            return await self.run_all(self.supervise(origin) for origin in self.origins)
+
+    async def warm(self) -> None:
+        """Make the kernels ready while the loop goes on."""
+        oplog.info("warming")
+        # A thread that ends with it: one that stayed would be there when a shard forks to take a snapshot.
+        with ThreadPoolExecutor(1) as pool:
+            warmed = await asyncio.get_running_loop().run_in_executor(pool, warm_up)
         oplog.info("warm", seconds=warmed["seconds"], cache=warmed["cache"])
-        await check_topics(self.kafka)
-        return await self.run_all(self.supervise(origin) for origin in self.origins)
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Note, for the length of a block, that the event loop has turns for us."""
+
+        async def beat() -> None:
+            while True:
+                self.beat_s = time.monotonic()
+                await asyncio.sleep(BEAT_S)
+                self.metrics.observe_loop_lag(max(0.0, time.monotonic() - self.beat_s - BEAT_S))
+
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     async def run_all(self, shards: Iterable[Coroutine[Any, Any, int]]) -> int:
         """Run the lives of shards side by side, none ended by another's end; return the worst of their exit codes."""
@@ -152,17 +195,19 @@ class Service:
 
     async def supervise(self, origin: Origin, standby: Follower | None = None) -> int:
         """Run one shard, again from the journal whenever the broker was lost; return its exit code."""
-        pause_s, before = PAUSE_S, None
+        pause_s, before, status = PAUSE_S, None, self.statuses[origin.shard]
         while not self.draining.is_set():
             worker: Worker | None = None
             try:
                 if before is not None:
                     await before.check_ours()
-                worker = Worker(self.kafka, origin, Snapshots(self.kafka, origin.shard, origin.config_hash))
+                snapshots = Snapshots(self.kafka, origin.shard, origin.config_hash, status.metrics)
+                worker = Worker(self.kafka, origin, snapshots, status)
                 self.workers[origin.shard] = worker
                 await live(worker, standby)
             except LiqEngineError as error:
                 oplog.error("halted", shard=origin.shard, reason=error)
+                status.metrics.count_halt(kind_of(error))
                 is_lost = isinstance(error, BrokerError) and not isinstance(error, FencedError | RefusedError)
                 if worker is not None and worker.fold is not None:
                     pause_s, before = PAUSE_S, worker

@@ -13,31 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from engine import __version__
-from engine.edges.fold import Fold, Line
+from engine.edges.fold import Batch, Fold, Line
 from engine.edges.journal import JOURNAL_TOPIC, Offsets
 from engine.edges.service_config import ServiceConfig
 from engine.shell.inbox import Inbox
 from engine.shell.kafka import Place, PlainWriter, Writer
 from engine.shell.snapshots import Snapshots
+from engine.shell.status import Status
 
 # The longest wait for records: how late a sign of life, a snapshot or the end of the service may be noticed.
 IDLE_S = 0.05
 # Offsets of partitions without traffic are committed again now and then, lest the broker forgets them.
 REFRESH_S = 3600.0
-
-
-@dataclass
-class Status:
-    """What a shard says about itself."""
-
-    state: str = "starting"
-    records: int = 0
-    batches: int = 0
 
 
 class Session:
@@ -60,9 +52,11 @@ class Session:
         self.snapshots = snapshots
         self.config = config
         self.status = status
+        self.metrics = status.metrics
         self.shard = fold.shard.number
         self.sent: list[asyncio.Future[Any]] = []
-        self.opened_s = time.monotonic()
+        # When the open batch was begun, and when its oldest input arrived.
+        self.opened_s = self.oldest_s = time.monotonic()
         # The first commit is due at once: whoever had the shard before sees that it has a new owner.
         self.committed_s = -1e9
         self.refreshed_s = -REFRESH_S
@@ -78,6 +72,17 @@ class Session:
             await self.commit()
             self.snapshots.tend(self.fold)
 
+    async def lag(self) -> dict[str, int]:
+        """Return how many inputs of each topic are there and not committed, as far as the readers know."""
+        is_busy = bool(self.inbox.pending or self.fold.batch.places)
+        lags: Counter[str] = Counter()
+        for reader in self.inbox.readers:
+            for place, end in reader.ends().items():
+                # Behind the last record there may be markers of transactions: read past, and nobody's input.
+                reached = self.fold.position.offsets[place.topic][place.partition]
+                lags[place.topic] += max(0, end - (reached if is_busy else await reader.position(place)))
+        return dict(lags)
+
     async def drain(self) -> None:
         """Commit what is applied."""
         if self.fold.batch.places:
@@ -87,10 +92,21 @@ class Session:
         """Apply records, in the order they came."""
         if not self.fold.batch.places:
             self.opened_s = time.monotonic()
+            self.oldest_s = self.inbox.taken[0][0]
+        self.metrics.catalogue.waiting.put(len(self.inbox.pending), self.metrics.label)
         lines = self.fold.apply(records)
         self.status.records += len(records)
+        self._observe_fold()
         if self.plain is not None and lines:
             self.sent += await self.plain.send(self.shard, lines)
+
+    def _observe_fold(self) -> None:
+        """Note how long reading and applying took, and since when the decided inputs were there."""
+        metrics, known, now_s = self.metrics, self.metrics.catalogue, time.monotonic()
+        metrics.observe(known.decode, self.fold.decode_s)
+        metrics.observe(known.fold, self.fold.fold_s)
+        for arrived_s, count in self.inbox.taken:
+            metrics.observe(known.tick_to_decision, now_s - arrived_s, count)
 
     def wait_s(self) -> float:
         """Return how long to wait for records before a commit may be due."""
@@ -129,8 +145,17 @@ class Session:
         else:
             self.refreshed_s = started_s
         position.journal_offset = await self.writer.commit(self.shard, lines, offsets)
-        self.committed_s = time.monotonic()
+        self.committed_s = self.status.progressed_s = time.monotonic()
         self.status.batches += 1
+        self._observe_commit(batch, self.committed_s - started_s)
+
+    def _observe_commit(self, batch: Batch, seconds: float) -> None:
+        """Count a batch that is committed."""
+        self.metrics.observe(self.metrics.catalogue.commit, seconds)
+        if batch.lines:
+            self.metrics.observe(self.metrics.catalogue.tick_to_output, self.committed_s - self.oldest_s)
+        self.metrics.count_batch(self.fold.shard, batch.runs, batch.outputs)
+        self.metrics.catalogue.journal_batch.put(self.fold.position.batch, self.metrics.label)
 
 
 def journal_line(shard: int, data: bytes) -> Line:

@@ -21,6 +21,7 @@ from engine.edges.codec import encode, load_json
 from engine.edges.digest import state_hash
 from engine.edges.fold import Fold, Line
 from engine.edges.journal import JOURNAL_TOPIC, Checked, record_hash
+from engine.edges.metrics.shard import ShardMetrics
 from engine.edges.snapshot import Snapshot, chunks, encode_snapshot, join_chunks, read_header
 from engine.edges.snapshot_files import SnapshotFolder
 from engine.errors import LiqEngineError, SnapshotError
@@ -40,11 +41,12 @@ TAIL = 100
 class Snapshots:
     """The snapshots of one shard: folder, child that writes one, task that publishes one."""
 
-    def __init__(self, kafka: Kafka, shard: int, config_hash: str) -> None:
+    def __init__(self, kafka: Kafka, shard: int, config_hash: str, metrics: ShardMetrics) -> None:
         self.kafka = kafka
         self.config = kafka.config.snapshots
         self.shard = shard
         self.config_hash = config_hash
+        self.metrics = metrics
         self.folder = SnapshotFolder(self.config.folder, shard=shard, keep=self.config.keep)
         self.taken_s = time.monotonic()
         self.taken_batch = 0
@@ -76,6 +78,7 @@ class Snapshots:
         )
         for reason in skipped:
             oplog.error("snapshot_skipped", shard=self.shard, reason=reason)
+            self.metrics.count_mismatch("snapshot")
         return snapshot
 
     async def _last_batch(self) -> int:
@@ -105,6 +108,7 @@ class Snapshots:
             path = self.folder.write(data, read_header(data).position.batch)
         except SnapshotError as error:
             oplog.error("snapshot_skipped", shard=self.shard, reason=f"{SNAPSHOTS_TOPIC}-{self.shard} {slot}: {error}")
+            self.metrics.count_mismatch("snapshot")
             return False
         oplog.info("snapshot_fetched", shard=self.shard, path=path, bytes=len(data))
         return True
@@ -129,12 +133,14 @@ class Snapshots:
         self.child = None
         if "error" in result:
             oplog.error("snapshot_failed", shard=self.shard, batch=child.batch, reason=result["error"])
+            self.metrics.count_snapshot("failed")
             return
         seconds = round(time.monotonic() - child.started_s, 3)
         oplog.info(
             "snapshot", shard=self.shard, batch=child.batch, seconds=seconds, fork_ms=child.fork_ms, path=result["path"]
         )
         self.checked = Checked(child.batch, result["state_hash"])
+        self.metrics.put_snapshot(Path(result["path"]).stat().st_size)
         if self.config.publish and (self.publishing is None or self.publishing.done()):
             self.publishing = asyncio.create_task(self._publish(Path(result["path"]).read_bytes()))
 
@@ -151,8 +157,10 @@ class Snapshots:
                 )
             last = Line(SNAPSHOTS_TOPIC, f"{slot}/{MANIFEST}".encode(), manifest)
             await writer.wait(await writer.send(self.shard, [last]))
+            self.metrics.count_snapshot("published")
         except (LiqEngineError, OSError) as error:
             oplog.error("snapshot_not_published", shard=self.shard, reason=error)
+            self.metrics.count_snapshot("not_published")
         finally:
             await writer.close()
 
@@ -219,6 +227,9 @@ class Child:
 
 def write_and_exit(snapshots: Snapshots, fold: Fold, pipe: int) -> NoReturn:
     """Write a snapshot, say how it went, and end without running anything of the parent's."""
+    # What the parent has open would stay open after its end: an address it listens on could not be had again.
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

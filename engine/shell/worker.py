@@ -23,13 +23,15 @@ from engine.edges.fold import INPUT_TOPICS, Fold
 from engine.edges.journal import JOURNAL_TOPIC, Genesis, Offsets, Position, encode_genesis, record_hash
 from engine.edges.service_config import ServiceConfig
 from engine.edges.topics import group_id, transactional_id
-from engine.errors import FencedError, InputError, check
+from engine.errors import FencedError, InputError, InvariantError, check
 from engine.shell import oplog
 from engine.shell.follower import Follower, Origin
 from engine.shell.inbox import Inbox
 from engine.shell.kafka import Kafka, Place, PlainWriter, Writer
-from engine.shell.session import Session, Status, journal_line, places_of
+from engine.shell.session import Session, journal_line, places_of
 from engine.shell.snapshots import Snapshots
+from engine.shell.status import Status
+from engine.shell.surveyor import surveying
 
 ACCOUNT_TOPICS = ("fills", "transfers")
 PRICE_TOPICS = ("mark-prices", "control")
@@ -38,13 +40,13 @@ PRICE_TOPICS = ("mark-prices", "control")
 class Worker:
     """One shard on Kafka."""
 
-    def __init__(self, kafka: Kafka, origin: Origin, snapshots: Snapshots) -> None:
+    def __init__(self, kafka: Kafka, origin: Origin, snapshots: Snapshots, status: Status) -> None:
         self.kafka = kafka
         self.config: ServiceConfig = kafka.config
         self.origin = origin
         self.snapshots = snapshots
         self.shard = origin.shard
-        self.status = Status()
+        self.status = status
         self.draining = asyncio.Event()
         # What this worker has made of the shard, once it is live.
         self.fold: Fold | None = None
@@ -54,7 +56,7 @@ class Worker:
 
     def enter(self, state: str, **fields: object) -> None:
         """Move to a state and say so."""
-        self.status.state = state
+        self.status.enter(state)
         oplog.info(state, shard=self.shard, **fields)
 
     async def run(self, standby: Follower | None = None) -> None:
@@ -67,7 +69,7 @@ class Worker:
             await self.live(fold)
         finally:
             if self.status.state != "stopped":
-                self.status.state = "halted"
+                self.status.enter("halted")
             await self.writer.close()
             if self.plain is not None:
                 await self.plain.close()
@@ -77,9 +79,14 @@ class Worker:
         started_s = time.monotonic()
         self.enter("recovering")
         async with standby or Follower(self.kafka, self.origin) as follower:
+            self.status.recovery = follower.recovery
             if standby is None:
                 await follower.start(await self.snapshots.newest())
-            await follower.catch_up()
+            try:
+                await follower.catch_up()
+            except InvariantError:
+                self.status.metrics.count_mismatch("journal")
+                raise
             fold = follower.fold
         if fold is None:
             return await self.begin()
@@ -178,8 +185,11 @@ class Worker:
             stack.push_async_callback(inbox.close)
             inbox.open()
             self.fold = fold
+            self.status.metrics.begin(fold.shard)
             self.enter("live", batch=fold.position.batch, seq=fold.shard.seq)
             session = Session(fold, inbox, self.writer, self.plain, self.snapshots, self.config, self.status)
+            self.status.find_lag = session.lag
+            await stack.enter_async_context(surveying(fold.shard, self.status))
             while not self.draining.is_set():
                 await session.step()
             self.enter("draining")

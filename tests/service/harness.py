@@ -57,6 +57,7 @@ TABLES: Tables = {
     "batch": {"records_max": 40, "interval_ms": 10, "pending_max": 1_000},
     "snapshots": {"every_s": 1, "keep": 2},
     "deadlines": {"commit_s": 4, "progress_s": 15},
+    "admin": {"port": 0},
 }
 
 
