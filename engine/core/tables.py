@@ -181,6 +181,19 @@ class TableStore:
         """Put the policy's trigger and its margin call ratios in force."""
         self.settings[[BELOW, CALL_PPM, REARM_PPM]] = below, call_ppm, rearm_ppm
 
+    def take_parameters(self, other: TableStore) -> None:
+        """Take over the symbols and assets of another store, prices and parameters, without anybody who holds them."""
+        self.symbols, self.tiers = other.symbols.copy(), other.tiers.copy()
+        self.assets, self.weights = other.assets.copy(), other.weights.copy()
+        self.settings[[BELOW, CALL_PPM, REARM_PPM]] = other.settings[[BELOW, CALL_PPM, REARM_PPM]]
+        self.symbols[:, [BASE, CAPACITY, COUNT]] = 0
+        self.assets[:, [BASE, CAPACITY]] = 0
+        self.balances = np.zeros((len(self.rows), len(self.assets)), dtype=np.int64)
+        for asset in self.assets:
+            if not asset[IS_FIXED]:
+                self._move(asset, max(len(self.rows), _ROOM))
+        self.view = self._view()
+
     # Segments.
 
     def _move(self, segment: Int64Array, capacity: int) -> None:

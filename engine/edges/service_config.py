@@ -176,6 +176,8 @@ class AdminConfig(Table):
     port: int = Field(default=9464, ge=0, le=65_535)
     token_file: OptionalPath = None
     token: SecretStr | None = None
+    # How much of the event loop's time requests of the API may take; beyond it they are turned away.
+    loop_percent: int = Field(default=10, ge=1, le=100)
 
     @field_validator("host")
     @classmethod

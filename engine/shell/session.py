@@ -130,7 +130,7 @@ class Session:
         data, batch = self.fold.close_batch(
             delivery=self.config.delivery, engine=__version__, checked=self.snapshots.take_checked()
         )
-        record = journal_line(self.shard, data)
+        record, seq = journal_line(self.shard, data), self.fold.shard.seq
         lines = [record]
         if self.plain is None:
             lines = [*batch.lines, record]
@@ -147,6 +147,7 @@ class Session:
         position.journal_offset = await self.writer.commit(self.shard, lines, offsets)
         self.committed_s = self.status.progressed_s = time.monotonic()
         self.status.batches += 1
+        self.status.ring.publish(seq, batch.lines)
         self._observe_commit(batch, self.committed_s - started_s)
 
     def _observe_commit(self, batch: Batch, seconds: float) -> None:

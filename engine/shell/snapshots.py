@@ -194,12 +194,9 @@ class Child:
         self.said = b""
         self.pipe, child_end = os.pipe()
         os.set_blocking(self.pipe, False)
-        # What is alive now need not be looked at by the child's garbage collector, which would copy every page.
-        gc.freeze()
         self.pid = os.fork()
         if self.pid == 0:
             write_and_exit(snapshots, fold, child_end)
-        gc.unfreeze()
         os.close(child_end)
         self.fork_ms = round((time.monotonic() - self.started_s) * 1000, 1)
 
@@ -227,6 +224,8 @@ class Child:
 
 def write_and_exit(snapshots: Snapshots, fold: Fold, pipe: int) -> NoReturn:
     """Write a snapshot, say how it went, and end without running anything of the parent's."""
+    # A look of the garbage collector at what is alive would copy every page of it.
+    gc.disable()
     # What the parent has open would stay open after its end: an address it listens on could not be had again.
     os.closerange(3, pipe)
     os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from engine.core.survey import SurveyReport
+from engine.edges.feed import Ring
 from engine.edges.metrics.shard import ShardMetrics
 
 
@@ -56,6 +57,8 @@ class Status:
     # When the shard last changed its state or committed.
     progressed_s: float = field(default_factory=time.monotonic)
     recovery: Recovery = field(default_factory=Recovery)
+    # What it has committed of late.
+    ring: Ring = field(default_factory=Ring)
     # While it is live: how many inputs are known to be there and not committed, by topic.
     find_lag: Callable[[], Awaitable[dict[str, int]]] | None = None
     # What the last look at all its accounts has found.

@@ -13,6 +13,7 @@ What happens while it is live is in ``session.py``.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -185,7 +186,9 @@ class Worker:
             stack.push_async_callback(inbox.close)
             inbox.open()
             self.fold = fold
+            self.status.ring.begin(fold.shard.seq)
             self.status.metrics.begin(fold.shard)
+            spare_what_is_there()
             self.enter("live", batch=fold.position.batch, seq=fold.shard.seq)
             session = Session(fold, inbox, self.writer, self.plain, self.snapshots, self.config, self.status)
             self.status.find_lag = session.lag
@@ -195,3 +198,13 @@ class Worker:
             self.enter("draining")
             await session.drain()
         self.enter("stopped", batch=fold.position.batch, seq=fold.shard.seq)
+
+
+def spare_what_is_there() -> None:
+    """Have the garbage collector look only at what comes from now on, once it has looked at all there is.
+
+    A look at everything (compiled kernels, accounts) stops the loop for a tenth of a second or more. Messages hardly
+    ever call for one, but requests over HTTP leave cycles behind, and a storm of them calls for one again and again.
+    """
+    gc.collect()
+    gc.freeze()

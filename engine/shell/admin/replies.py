@@ -18,9 +18,12 @@ def document(body: dict[str, Any], *, status: int = 200) -> web.Response:
     return web.Response(body=encode(body), status=status, content_type="application/json", headers=headers)
 
 
-def problem(status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> web.Response:
+def problem(
+    status: int, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """Return an error (RFC 9457): what kind it is, and what whoever asked can do about it."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    body |= {"detail": detail} if code is None else {"detail": detail, "code": code}
     return web.Response(body=encode(body), status=status, content_type="application/problem+json", headers=headers)
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from engine.edges.service_config import is_address
-from engine.errors import InputError
+from engine.errors import InputError, InvariantError
 from engine.shell import oplog
-from engine.shell.admin import auth, health, metrics
+from engine.shell.admin import api, auth, events, health, metrics
+from engine.shell.admin.door import Door
+from engine.shell.admin.limits import BUDGET, Budget, limit
 from engine.shell.admin.replies import problems
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 AddRoutes = Callable[[web.Application, "Service"], None]
 # Each module that answers something adds its routes here.
-ROUTES: tuple[AddRoutes, ...] = (health.add_routes, metrics.add_routes)
+ROUTES: tuple[AddRoutes, ...] = (health.add_routes, metrics.add_routes, api.add_routes, events.add_routes)
 # What a request may carry: the longest that anybody asks about is a handful of messages.
 BODY_BYTES_MAX = 1 << 20
 # At the end, how long answers under way may take to finish.
@@ -36,6 +38,7 @@ class AdminServer:
         self.config = service.config.admin
         self.port: int | None = None
         self.runner: web.AppRunner | None = None
+        self.door: Door | None = None
 
     async def __aenter__(self) -> AdminServer:
         await self.start()
@@ -52,7 +55,10 @@ class AdminServer:
             build_app(self.service), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
         )
         await self.runner.setup()
-        await web.SockSite(self.runner, listener, backlog=BACKLOG).start()
+        server = self.runner.server
+        if server is None:
+            raise InvariantError("a runner that is set up has a server")
+        self.door = Door(server, listener)
         oplog.info("admin", host=self.config.host, port=self.port)
 
     def _bind(self) -> socket.socket:
@@ -71,14 +77,19 @@ class AdminServer:
 
     async def close(self) -> None:
         """Stop listening; nothing where it never did."""
-        runner, self.runner, self.port = self.runner, None, None
+        runner, door, self.runner, self.door, self.port = self.runner, self.door, None, None, None
+        if door is not None:
+            await door.close()
         if runner is not None:
             await runner.cleanup()
 
 
 def build_app(service: Service) -> web.Application:
     """Return the application with all its routes."""
-    app = web.Application(middlewares=[problems, auth.guard(service.config.admin)], client_max_size=BODY_BYTES_MAX)
+    budget = Budget(share=service.config.admin.loop_percent / 100)
+    middlewares = [problems, auth.guard(service.config.admin), limit(budget)]
+    app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
+    app[BUDGET] = budget
     for add_routes in ROUTES:
         add_routes(app, service)
     return app
