@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="at every N-th message hold the trigger index against a look at everybody; stops at the first difference",
     )
+    replay.add_argument(
+        "--alternatives", action="store_true", help="the report compares other policies on this log: a run for each"
+    )
     replay.add_argument("--shard", metavar="K/N", help="be shard K of N: its part of the book, its number in outputs")
     replay.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -80,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     verify = add_verb(verbs, "verify", run_verify, "derive every order of a replay's outputs again, without the core")
     verify.add_argument("out", type=Path, metavar="OUT_DIR", help="folder that demo or replay --out wrote")
+
+    compare = add_verb(verbs, "compare", run_compare, "two runs of one log side by side, and for whom they differ")
+    compare.add_argument("a", type=Path, metavar="RUN_A", help="folder that replay --out or demo wrote")
+    compare.add_argument("b", type=Path, metavar="RUN_B", help="another, of the same log and book")
 
     check = add_verb(verbs, "check-config", run_check_config, "read a risk (or service) file and say what it means")
     check.add_argument("file", nargs="?", type=Path, metavar="RISK")
@@ -206,6 +213,7 @@ def run_replay_verb(options: argparse.Namespace) -> int:
         shard=shard,
         shards=shards,
         partition_of=partitioner() if shards > 1 else None,
+        alternatives=options.alternatives,
     )
     summary = run_replay(request)
     say(options, summary, summary_text(summary, options.out))
@@ -263,6 +271,16 @@ def run_verify(options: argparse.Namespace) -> int:
     verdict = verify(options.out)
     say(options, verdict_document(verdict), verdict_text(verdict))
     return 1 if verdict.differences else 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """``compare``."""
+    from engine.tools.compare import compare
+    from engine.tools.compare_text import compare_text
+
+    document = compare(options.a, options.b)
+    say(options, document, compare_text(document))
+    return 0
 
 
 def run_service(options: argparse.Namespace) -> int:

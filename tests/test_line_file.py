@@ -352,6 +352,9 @@ def test_marks_of_a_symbol_that_the_log_brings_are_charted_alike_from_one_file_a
         path.write_bytes(b"\n".join(part))
     charts = [chart_of(replayed(tmp_path, events)[1]) for events in (paths[:1], paths[1:])]
     assert charts[0] == charts[1]
+    (brought,) = (line for line in charts[0]["prices"] if line["name"] == "SOLUSDT")
+    # Not the mark that was rejected because nobody knew the symbol yet.
+    assert (brought["first"], brought["v"]) == (2.0, [100.0, 150.0])
 
 
 @pytest.mark.parametrize("price", ["60000.12345678901", "0.1", "123456789012345678", "5" * 30, "0." + "3" * 30])

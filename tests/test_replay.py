@@ -221,7 +221,7 @@ def test_a_hundred_thousand_malformed_lines_are_all_kept_and_the_good_ones_betwe
 def test_folder_holds_all_files_of_the_contract(tmp_path):
     replay_golden("crash", tmp_path / "deep" / "out")
     names = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
-    assert names == {*FILES, "summary.json", "report.html"}
+    assert names == {*FILES, "summary.json", "run.json", "report.html"}
 
 
 def test_log_split_by_kind_is_merged_by_time(tmp_path):

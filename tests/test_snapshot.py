@@ -94,10 +94,11 @@ def snapshot_of(shard: Shard, batch: int = AT.batch, chain: str = CHAIN, config:
 
 # -------------------------------------------------------------------------------------------------------- comparison
 
-# What a snapshot does not hold: a simulated venue, outputs (there are none between batches), scratch space, figures
-# remembered; and what is compared by its meaning (``said_by_tables``).
+# What a snapshot does not hold: a simulated venue, a planner that is tried out, outputs (there are none between
+# batches), scratch space, figures remembered; and what is compared by its meaning (``said_by_tables``).
 EXCEPTED = {
     (Shard, "venue"),
+    (Shard, "planner"),
     (Shard, "outputs"),
     *((Book, name) for name in ("scratch", "standings", "_marks", "_marks_are_behind")),
     *((TableStore, name) for name in Tables._fields if name not in ("tiers", "weights")),

@@ -982,7 +982,7 @@ def a_lot_to_spare(prune: Callable[..., None]) -> Callable[..., None]:
 # What is wrong with an engine -> (where, what, how it is broken, the field in which it shows).
 FAULTS: dict[str, tuple[Any, str, Callable[[Any], Any], str]] = {
     "a limit beyond the bankruptcy price": (liquidation, "limit_price", beyond_the_limit, "decision.plan["),
-    "more is closed than the target needs": (plan._Search, "prune", a_lot_to_spare, "decision.plan: qty"),
+    "more is closed than the target needs": (plan.Search, "prune", a_lot_to_spare, "decision.plan: qty"),
     "budgets are not kept": (
         liquidation,
         "lots_that_fit",

@@ -29,7 +29,7 @@ from engine.core.kernels.margin import is_at_ratio
 from engine.core.kernels.tables import CALLED
 from engine.core.margin import bankruptcy_price, format_price, is_row_liquidatable, limit_price
 from engine.core.pacing import is_emergency, lots_that_fit
-from engine.core.plan import PlanAccount, PlanCollateral, PlanPosition, plan_liquidation
+from engine.core.plan import PlanAccount, PlanCollateral, Planner, PlanPosition, plan_liquidation
 from engine.core.pricing import symbol_notional
 from engine.core.shard import Episode, Order, Shard
 from engine.core.takeover import run_waterfall
@@ -186,10 +186,10 @@ def decide(shard: Shard, episode: Episode) -> Decision:
     # E <= takeover_ratio x MM; with a ratio of 0 that is E <= 0.
     if equity * PPM <= policy.takeover_ratio_ppm * maintenance or episode.attempts >= policy.max_attempts:
         return TakeOver()
-    return plan_orders(book, row, keys)
+    return plan_orders(book, row, keys, shard.planner)
 
 
-def plan_orders(book: Book, row: int, keys: list[tuple[int, int]]) -> Send:
+def plan_orders(book: Book, row: int, keys: list[tuple[int, int]], planner: Planner = plan_liquidation) -> Send:
     """Return the closes and collateral sales that the policy orders for a row now, with their certificate.
 
     ``keys`` are the positions that may be closed (symbol, leg): all, or those whose marks are fresh.
@@ -211,7 +211,7 @@ def plan_orders(book: Book, row: int, keys: list[tuple[int, int]]) -> Send:
         if book.wallet(row, asset) or asset in settles
     )
     account = PlanAccount(book.equity(row), book.maintenance(row), positions, collaterals)
-    plan = plan_liquidation(account, book.policy)
+    plan = planner(account, book.policy)
     closes = []
     for close in plan.closes:
         symbol, leg = keys[close.position_index]

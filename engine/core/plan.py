@@ -29,7 +29,7 @@ What the contract leaves open, and how it is read here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -57,7 +57,9 @@ __all__ = [
     "PlanAccount",
     "PlanCollateral",
     "PlanPosition",
+    "Planner",
     "Sale",
+    "Search",
     "plan_liquidation",
 ]
 
@@ -76,24 +78,16 @@ class Plan:
     certificate: dict[str, Any]
 
 
+# What makes a plan. The engine has one; ``tools/alternatives.py`` runs others beside it, to compare.
+Planner = Callable[[PlanAccount, Policy], "Plan"]
+
+
 def plan_liquidation(account: PlanAccount, policy: Policy) -> Plan:
     """Return what to close and to sell so that the account meets its target; empty where it already does."""
-    search = _Search(account, policy)
-    nothing = [0] * len(search.levers)
-    if search.shortfall(nothing) == 0:
-        return search.plan(nothing, "partial")
-    lots: list[int] | None = None
-    if policy.partial == "cheapest":
-        lots = search.try_cheapest()
-    elif policy.partial == "fixed":
-        lots = search.fixed()
-    everything = [0 if lever.ladder.is_sale else lever.ladder.lots for lever in search.levers]
-    if lots is None or (any(everything) and all(map(ge, lots, everything))):
-        return search.plan(everything, "full")
-    return search.plan(lots, "partial")
+    return Search(account, policy).find()
 
 
-class _Search:
+class Search:
     """One search for a plan; ``lots`` in its methods are lots per lever, in the order of ``levers``."""
 
     def __init__(self, account: PlanAccount, policy: Policy) -> None:
@@ -106,6 +100,26 @@ class _Search:
             (run for index, lever in enumerate(self.levers) for run in _runs(index, lever.ladder)),
             key=lambda run: (run.price, run.level, self.levers[run.lever].ladder.name, run.start),
         )
+
+    def find(self) -> Plan:
+        """Return the plan: nothing where the target is met, all there is where no choice of less will do."""
+        nothing = [0] * len(self.levers)
+        if self.shortfall(nothing) == 0:
+            return self.plan(nothing, "partial")
+        lots, everything = self.try_choose(), self.everything()
+        if lots is None or (any(everything) and all(map(ge, lots, everything))):
+            return self.plan(everything, "full")
+        return self.plan(lots, "partial")
+
+    def everything(self) -> list[int]:
+        """Return the lots that close all positions and sell nothing."""
+        return [0 if lever.ladder.is_sale else lever.ladder.lots for lever in self.levers]
+
+    def try_choose(self) -> list[int] | None:
+        """Return the lots that the policy's rule closes and sells; None where it is all at once."""
+        if self.policy.partial == "cheapest":
+            return self.try_cheapest()
+        return self.fixed() if self.policy.partial == "fixed" else None
 
     def try_cheapest(self) -> list[int] | None:
         """Return the lots of the cheapest plan; None where nothing short of everything suffices."""

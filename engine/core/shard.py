@@ -16,6 +16,7 @@ from engine.core.events import Event, Mark, Origin, Output
 from engine.core.kernels.tables import WATCHED
 from engine.core.pacing import Flow
 from engine.core.params import Risk
+from engine.core.plan import Planner, plan_liquidation
 from engine.units import NS_PER_MS, format_units
 
 # How many ids of each kind are remembered: a repeat within this many accepted events is recognised.
@@ -134,6 +135,7 @@ class Shard:
         self.number = number
         self.book = Book(risk)
         self.venue = venue
+        self.planner: Planner = plan_liquidation
         self.seq = 0
         self.outputs: list[Output] = []
         self.counters = Counters()

@@ -89,7 +89,7 @@ class LineFile:
 class LineMarks:
     """The marks of a batch that has been applied, to be shown to the report as the log has them.
 
-    ``names`` are the symbols that are shown, by their number in the book: those there were from the start.
+    ``names`` are the symbols that are shown, by their number in the book: those there are when it has been applied.
     """
 
     def __init__(self, lines: Lines, before: int, names: Sequence[str], recorder: RunRecorder) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.core.params import POLICY_FIELDS, Asset, Instrument, Policy, Risk
-from engine.units import PPM, UNIT, format_ppm, format_units
+from engine.core.params import ASSET_FIELDS, INSTRUMENT_FIELDS, POLICY_FIELDS, Asset, Instrument, Policy, Risk
+from engine.units import PPM, UNIT, format_number, format_ppm, format_units
 
 
 def describe_risk(risk: Risk) -> str:
@@ -34,17 +34,42 @@ def risk_as_json(risk: Risk) -> dict[str, Any]:
     }
 
 
-def policy_fields(policy: Policy) -> dict[str, str | int]:
+def policy_fields(policy: Policy) -> dict[str, Any]:
     """Return a policy as its file would state it: rates and amounts as decimal strings."""
-    fields: dict[str, str | int] = {}
-    for key, (attribute, _) in POLICY_FIELDS.items():
-        value = getattr(policy, attribute)
-        if attribute.endswith("_ppm"):
-            value = format_ppm(value)
-        elif attribute.endswith("_units"):
-            value = format_units(value)
-        fields[key] = value
+    return stated_fields(policy, POLICY_FIELDS)
+
+
+def risk_fields(risk: Risk) -> dict[str, Any]:
+    """Return every parameter in force under its full name, such as ``instruments.BTCUSDT.taker_fee``."""
+    fields = {f"policy.{key}": value for key, value in policy_fields(risk.policy).items()}
+    for name, asset in risk.assets.items():
+        fields |= {f"assets.{name}.{key}": value for key, value in stated_fields(asset, ASSET_FIELDS).items()}
+    for symbol, instrument in risk.instruments.items():
+        stated = stated_fields(instrument, INSTRUMENT_FIELDS)
+        fields |= {f"instruments.{symbol}.{key}": value for key, value in stated.items()}
     return fields
+
+
+def stated_fields(record: Policy | Asset | Instrument, known: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Return a record's settable fields as a risk file would state them."""
+    return {key: stated(attribute, getattr(record, attribute)) for key, (attribute, _) in known.items()}
+
+
+def stated(attribute: str, value: Any) -> Any:
+    """Return one value as a risk file would state it; rows of a table as lists."""
+    if attribute == "tiers":
+        return [
+            [format_units(tier.floor_units), format_ppm(tier.rate_ppm), format_ppm(tier.leverage_ppm)] for tier in value
+        ]
+    if attribute == "weights":
+        return [[format_units(floor_units), format_ppm(weight_ppm)] for floor_units, weight_ppm in value]
+    if attribute in ("multiplier", "price_tick", "lot"):
+        return format_number(value)
+    if value is not None and attribute.endswith("_ppm"):
+        return format_ppm(value)
+    if value is not None and attribute.endswith("_units"):
+        return format_units(value)
+    return value
 
 
 def describe_asset(asset: Asset) -> str:

@@ -93,7 +93,7 @@ BOOK: dict[str, Any] = {
 PROPERTIES = {"marks"}
 # Attributes with a section of their own, those that follow from others, and scratch space.
 OTHERS: dict[type, set[str]] = {
-    Shard: {"number", "book", "ids", "venue", "outputs"},
+    Shard: {"number", "book", "ids", "venue", "planner", "outputs"},
     Book: {"accounts", "buckets", "tables"}
     | {"symbol_index", "specs", "tiers", "settle", "asset_index", "weights", "row_index"}
     | {"standings", "scratch", "is_scanned", "is_verified", "waiting", "_marks", "_marks_are_behind"},

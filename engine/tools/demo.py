@@ -31,6 +31,7 @@ def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None) -> dict[
             book=book,
             venue="book",
             out=out,
+            alternatives=True,
             title=f"A synthetic crash over {accounts:,} accounts, seed {seed}",
         )
     )

@@ -5,31 +5,35 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from engine.core import ledger
-from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output
+from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output, SetParams
+from engine.core.lines import Lines
 from engine.core.machine import Machine
-from engine.core.params import Risk
+from engine.core.params import Instrument, Risk
 from engine.core.shard import Shard
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import decode, encode
 from engine.edges.digest import state_hash
 from engine.edges.line_file import LineFile, LineMarks
 from engine.edges.readers import LogFile, SymbolResolver, expand_paths, merge, open_log
-from engine.edges.report import RunRecorder
+from engine.edges.report import ExposureSampler, RunRecorder
+from engine.edges.risk_view import risk_fields
 from engine.edges.shard_book import BookSource, PartitionOf
 from engine.edges.venue import VENUES
 from engine.errors import InputError
+from engine.tools.alternatives import Alternative, others, policy_name
 from engine.tools.progress import Progress
 from engine.units import INT64_MAX, format_units
 
 BATCH = 4096
+RUN_FILE = "run.json"
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class ReplayOptions:
     shard: int = 0
     shards: int = 1
     partition_of: PartitionOf | None = None
+    alternatives: bool = False
 
 
 @dataclass(slots=True)
@@ -111,30 +116,119 @@ def run_logs(options: ReplayOptions, logs: list[LogFile], messages: Iterator[Mes
     """Replay logs that are open, or messages that somebody has read already; see ``run_replay``."""
     shard = new_shard(options)
     machine = Machine(shard, verify_every=options.verify_every)
-    recorder, timing = RunRecorder(options.risk.instruments), Timing()
-    writer = OutputWriter(options.out, recorder)
-    sizes = sum(log.size_bytes for log in logs) or 1
-    if messages is None and len(logs) == 1 and logs[0].blocks is not None:
-        batches = fold_lines(machine, logs[0], options, recorder, timing)
-    else:
-        batches = fold_messages(machine, messages or merge(logs), options, recorder, timing)
-
-    def fraction() -> float:
-        return sum(log.progress() * log.size_bytes for log in logs) / sizes
-
-    with writer, Progress(fraction, enabled=options.show_progress) as progress:
-        for outputs, marks in batches:
+    run = Run(machine, options)
+    writer = OutputWriter(options.out, run.recorder)
+    with writer, Progress(fraction_of(logs), enabled=options.show_progress) as progress:
+        for outputs, marks in fold(run, logs, messages):
             writer.write(outputs, marks)
+            run.look()
             progress.update(shard.counters.messages, shard.counters.liquidations)
     ledger.check_conservation(shard.book)
-    result = summary(shard, writer.digest.hexdigest(), timing)
+    result = summary(shard, writer.digest.hexdigest(), run.timing)
     if options.out is not None:
         write_json(options.out / "final-book.json", dump_book(shard))
         write_json(options.out / "summary.json", result)
+        write_json(options.out / RUN_FILE, run_document(options, logs))
+        run.recorder.finish(run.sampler)
         notes = [log.note for log in logs]
-        page = recorder.render(result, title=options.title, inputs=notes, risk_name=options.risk_name)
+        page = run.recorder.render(
+            result,
+            title=options.title,
+            inputs=notes,
+            risk_name=options.risk_name,
+            alternatives=beside(options, logs, run, result) if options.alternatives else (),
+        )
         (options.out / "report.html").write_text(page, encoding="utf-8")
     return result
+
+
+def fraction_of(logs: Sequence[LogFile]) -> Callable[[], float]:
+    """Return what says how much of the logs has been read, 0 to 1."""
+    sizes = sum(log.size_bytes for log in logs) or 1
+    return lambda: sum(log.progress() * log.size_bytes for log in logs) / sizes
+
+
+def beside(options: ReplayOptions, logs: Sequence[LogFile], run: Run, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of this run, and those of the same logs under other policies."""
+    policy = options.risk.policy
+    this = {**figures_of(result, run.recorder), "policy": policy_name(policy), "is_this_run": True}
+    return [this, *(run_other(options, logs, other) for other in others(policy))]
+
+
+def run_other(options: ReplayOptions, logs: Sequence[LogFile], other: Alternative) -> dict[str, Any]:
+    """Return the figures of the logs under another policy; nothing is written. Raises as ``run_replay``."""
+    risk = replace(options.risk, policy=other.policy)
+    options = replace(options, risk=risk, out=None)
+    shard = new_shard(options)
+    shard.planner = other.planner
+    run = Run(Machine(shard), options)
+    with Progress(fraction_of(logs), enabled=options.show_progress) as progress:
+        for outputs, _ in fold(run, logs):
+            for output in outputs:
+                run.recorder.on_output(output.topic, output.body)
+            progress.update(shard.counters.messages, shard.counters.liquidations)
+    ledger.check_conservation(shard.book)
+    figures = figures_of(summary(shard, "", run.timing), run.recorder)
+    return {**figures, "policy": other.name, "is_this_run": False}
+
+
+def figures_of(result: dict[str, Any], recorder: RunRecorder) -> dict[str, Any]:
+    """Return what the report compares: figures of the summary, and what only the outputs say."""
+    keys = ("liquidations", "orders", "notional_liquidated", "bad_debt", "uncovered", "insurance", "adl")
+    figures = {key: result[key] for key in keys}
+    return {**figures, "accounts": recorder.total.accounts, "cost": f"{recorder.cost:f}"}
+
+
+def run_document(options: ReplayOptions, logs: Sequence[LogFile]) -> dict[str, Any]:
+    """Return what was run, so that two runs can be compared: hashes of log and book, and every parameter.
+
+    The hash of the log is of its files' content in their order, uncompressed; null where messages came without files.
+    """
+    digest = hashlib.sha256()
+    for log in logs:
+        log.content_into(digest)
+    return {
+        "log_hash": digest.hexdigest() if logs else None,
+        "book_hash": hashlib.sha256(options.book.read_bytes()).hexdigest() if options.book is not None else None,
+        "shard": f"{options.shard}/{options.shards}",
+        "venue": options.venue,
+        "risk": risk_fields(options.risk),
+    }
+
+
+class Run:
+    """A machine at work with what watches it: the clock of its batches, the report and the samples for it."""
+
+    def __init__(self, machine: Machine, options: ReplayOptions) -> None:
+        self.machine = machine
+        self.batch = options.batch
+        self.timing = Timing()
+        self.is_shown = options.out is not None
+        # All the log has made known so far, in the book's order; the report looks contracts up here.
+        self.instruments: dict[str, Instrument] = dict(options.risk.instruments)
+        self.recorder = RunRecorder(self.instruments)
+        self.sampler = ExposureSampler(machine.shard)
+
+    @property
+    def messages(self) -> int:
+        """How many messages have been applied."""
+        return self.machine.shard.counters.messages
+
+    @property
+    def room(self) -> int:
+        """How many messages may be applied before somebody has to look: a sample is of the same one in any batch."""
+        return min(self.batch, self.sampler.messages_to_next) if self.is_shown else self.batch
+
+    def note(self, seconds: float, messages: int) -> None:
+        """Take note that messages were applied."""
+        self.timing.note(seconds, messages)
+        for instrument in self.machine.shard.book.instruments[len(self.instruments) :]:
+            self.instruments[instrument.symbol] = instrument
+
+    def look(self) -> None:
+        """Take a sample for the report, if one is wanted and due."""
+        if self.is_shown:
+            self.sampler.look()
 
 
 class Marks(Protocol):
@@ -145,12 +239,12 @@ class Marks(Protocol):
 
 
 class MessageMarks:
-    """The marks among messages; ``names`` are the symbols that are shown."""
+    """The marks among messages; ``names`` are the symbols known before them, and grow with those they bring."""
 
-    def __init__(self, batch: Sequence[Message], before: int, names: Container[str], recorder: RunRecorder) -> None:
+    def __init__(self, batch: Sequence[Message], before: int, names: set[str], run: Run) -> None:
         self.upcoming = deque(enumerate(batch, start=before + 1))
         self.names = names
-        self.recorder = recorder
+        self.run = run
 
     def show(self, last: int) -> None:
         """Show those of the messages up to number ``last`` of all."""
@@ -158,36 +252,53 @@ class MessageMarks:
             event = self.upcoming.popleft()[1].event
             if isinstance(event, Mark) and event.symbol in self.names:
                 mantissa, places = event.price
-                self.recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
+                self.run.recorder.on_mark(event.symbol, mantissa / 10**places, event.ts)
+            elif isinstance(event, SetParams) and event.name in self.run.instruments:
+                self.names.add(event.name)
 
 
-def fold_messages(
-    machine: Machine, messages: Iterator[Message], options: ReplayOptions, recorder: RunRecorder, timing: Timing
+def fold(
+    run: Run, logs: Sequence[LogFile], messages: Iterator[Message] | None = None
 ) -> Iterator[tuple[list[Output], Marks]]:
+    """Apply logs, or messages that somebody has read already, batch by batch."""
+    if messages is None and len(logs) == 1 and logs[0].blocks is not None:
+        return fold_lines(run, logs[0])
+    return fold_messages(run, messages or merge(logs))
+
+
+def fold_messages(run: Run, messages: Iterator[Message]) -> Iterator[tuple[list[Output], Marks]]:
     """Apply messages batch by batch; yield the outputs of each, and its marks."""
-    counters = machine.shard.counters
-    while batch := list(islice(messages, options.batch)):
-        before, started_s = counters.messages, time.perf_counter()
-        outputs = machine.apply(batch)
-        timing.note(time.perf_counter() - started_s, len(batch))
-        yield outputs, MessageMarks(batch, before, options.risk.instruments, recorder)
+    names = set(run.instruments)
+    while batch := list(islice(messages, run.room)):
+        before, started_s = run.messages, time.perf_counter()
+        outputs = run.machine.apply(batch)
+        run.note(time.perf_counter() - started_s, len(batch))
+        yield outputs, MessageMarks(batch, before, names, run)
 
 
-def fold_lines(
-    machine: Machine, log: LogFile, options: ReplayOptions, recorder: RunRecorder, timing: Timing
-) -> Iterator[tuple[list[Output], Marks]]:
+def fold_lines(run: Run, log: LogFile) -> Iterator[tuple[list[Output], Marks]]:
     """Apply a log of nothing but messages block by block, its usual marks without a message each.
 
     Other logs wait for each other line by line, and vendors' rows are no lines of ours.
     """
-    names, counters = list(options.risk.instruments), machine.shard.counters
-    file = LineFile(log, machine.shard.book, batch=options.batch)
-    for lines in file.batches():
-        before, started_s = counters.messages, time.perf_counter()
-        outputs = machine.fold(lines)
-        timing.note(time.perf_counter() - started_s, lines.count)
-        yield outputs, LineMarks(lines, before, names, recorder)
-    yield machine.apply(file.broken), MessageMarks((), 0, names, recorder)
+    file = LineFile(log, run.machine.shard.book, batch=run.batch)
+    for block in file.batches():
+        begin = 0
+        while begin < block.count:
+            lines = part_of(block, begin, begin + run.room)
+            before, started_s = run.messages, time.perf_counter()
+            outputs = run.machine.fold(lines)
+            run.note(time.perf_counter() - started_s, lines.count)
+            yield outputs, LineMarks(lines, before, list(run.instruments), run.recorder)
+            begin += lines.count
+    yield run.machine.apply(file.broken), MessageMarks((), 0, set(), run)
+
+
+def part_of(lines: Lines, begin: int, end: int) -> Lines:
+    """Return some of the lines."""
+    return Lines(
+        lines.marks[begin:end], lambda index: lines.message(begin + index), lambda index: lines.origin(begin + index)
+    )
 
 
 class OutputWriter:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from engine.core.events import Message
+from engine.edges.readers.rows import BadRow
 from engine.edges.readers.source import Source
+
+
+class Digest(Protocol):
+    """A hash that takes bytes."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 class LogFile:
@@ -41,6 +49,14 @@ class LogFile:
 
     def __iter__(self) -> Iterator[Message]:
         return self._read()
+
+    def content_into(self, digest: Digest) -> None:
+        """Feed a hash with the content, uncompressed; of a damaged file with what can be read of it."""
+        try:
+            for block in self._source.blocks():
+                digest.update(block)
+        except BadRow:
+            return
 
     def progress(self) -> float:
         """Return how much of the file the latest iteration has consumed, 0 to 1."""

@@ -4,6 +4,7 @@
   const data = JSON.parse(document.getElementById("chart-data").textContent);
   const charts = [];
   const PAD = { left: 58, right: 10, top: 8, bottom: 22 };
+  const TABLE_ROWS_MAX = 60;
   const SECOND = 1e3, MINUTE = 6e4, HOUR = 36e5, DAY = 864e5;
   const TIME_STEPS = [1, 5, 20, 100, 500, SECOND, 5 * SECOND, 15 * SECOND, 30 * SECOND, MINUTE, 5 * MINUTE, 15 * MINUTE,
     30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 91 * DAY, 365 * DAY];
@@ -64,7 +65,8 @@
   }
 
   class Chart {
-    // spec: title, floor (the value axis starts there), extent(chart) -> [low, high], draw(chart), tip(ms, chart) -> [[class, name, value]]
+    // spec: title, floor (the value axis starts there), times (at which there is something), extent(chart) -> [low, high],
+    // draw(chart), tip(ms, chart) -> [[class, name, value]], label {step, of(value)} of a value axis that is no scale
     constructor(name, spec) {
       this.host = document.getElementById(`chart-${name}`);
       this.spec = spec;
@@ -75,6 +77,7 @@
       this.svg = shape("svg", { tabindex: 0, role: "img", "aria-label": this.host.getAttribute("aria-label") }, this.host);
       this.tip = element("div", "tip", this.host);
       this.tip.setAttribute("role", "status");
+      this.asTable();
       this.tip.hidden = true;
       this.ms = null;
       this.svg.addEventListener("pointermove", (event) => this.point(event));
@@ -114,12 +117,13 @@
 
     axes() {
       const bottom = this.height - PAD.bottom, right = this.width - PAD.right;
-      const step = roundStep(this.high - this.low, Math.max(2, Math.floor(this.height / 52)));
+      const { label } = this.spec;
+      const step = label ? label.step : roundStep(this.high - this.low, Math.max(2, Math.floor(this.height / 52)));
       const format = step >= 1e3 || step < 1e-3 ? compact : new Intl.NumberFormat("en", { maximumFractionDigits: Math.max(0, 1 - Math.floor(Math.log10(step))) });
       for (let k = Math.ceil(this.low / step); k * step <= this.high; k++) {
         const y = this.y(k * step);
         shape("line", { class: k === 0 && this.low < 0 ? "zero" : "grid", x1: PAD.left, x2: right, y1: y, y2: y }, this.svg);
-        shape("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, this.svg).textContent = format.format(k * step).replace("-", "−");
+        shape("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, this.svg).textContent = label ? label.of(k * step) : format.format(k * step).replace("-", "−");
       }
       shape("line", { class: "axis", x1: PAD.left, x2: right, y1: bottom, y2: bottom }, this.svg);
       const ticks = Math.max(2, Math.floor(this.width / 110));
@@ -129,6 +133,36 @@
         shape("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: bottom + 4 }, this.svg);
         shape("text", { x, y: bottom + 17, "text-anchor": anchor }, this.svg).textContent = clock(ms, gap);
       }
+    }
+
+    // The same figures as a table, made when it is asked for, thinned to what can be read.
+    asTable() {
+      const details = element("details", "as-table", this.host);
+      element("summary", "", details, "Show as a table");
+      details.addEventListener("toggle", () => {
+        if (!details.open || details.querySelector("table")) return;
+        const { names, rows } = this.spec.table ? this.spec.table() : this.byTime();
+        const frame = element("div", "scroll", details);
+        frame.tabIndex = 0;
+        frame.setAttribute("role", "region");
+        frame.setAttribute("aria-label", `${this.host.getAttribute("aria-label")}, as a table`);
+        const table = element("table", "", frame), head = element("tr", "", element("thead", "", table)), body = element("tbody", "", table);
+        for (const [index, name] of ["Time", ...names].entries()) element("th", index ? "n" : "", head, name).scope = "col";
+        for (const [ms, values] of rows) {
+          const row = element("tr", "", body);
+          element("td", "", row, moment(ms));
+          for (const value of values) element("td", "n", row, value === undefined ? "–" : value);
+        }
+      });
+    }
+
+    // What the tip says at each time, a column for each name.
+    byTime() {
+      const { times } = this.spec, every = Math.ceil(times.length / TABLE_ROWS_MAX);
+      const kept = times.filter((_, index) => index % every === 0 || index === times.length - 1);
+      const said = kept.map((ms) => [ms, new Map(this.spec.tip(ms, this).map(([, name, value]) => [name, value]))]);
+      const names = [...new Set(said.flatMap(([, values]) => [...values.keys()]))];
+      return { names, rows: said.map(([ms, values]) => [ms, names.map((name) => values.get(name))]) };
     }
 
     point(event) {
@@ -193,6 +227,7 @@
     return new Chart(name, {
       title: options.title,
       floor: options.floor,
+      times: [...new Set(lines.flatMap((line) => line.t))].sort((one, other) => one - other),
       legend(chart) {
         if (lines.length === 1 && options.title) return;
         for (const line of lines) {
@@ -242,33 +277,34 @@
     lineChart("prices", lines, { tip, empty: "No marks were recorded." });
   }
 
-  function barChart() {
-    const { t, width, counts, notionals } = data.bars;
-    if (!t.length) return nothing("bars", "No orders were sent.");
-    const stages = Object.keys(counts);
-    let kind = "notional";
+  // Stacked bars over time; kinds: {label: {series: values}}, names: {series: name}; a switch where there are several kinds.
+  function barChart(name, { t, width, kinds, names, empty }) {
+    if (!t.length) return nothing(name, empty);
+    const labels = Object.keys(kinds), parts = Object.keys(names);
+    let kind = labels[0];
     // Bars narrower than three pixels cannot be told apart: neighbours are drawn as one.
     function groups(chart) {
       const pixels = (width / data.span) * (chart.width - PAD.left - PAD.right), wide = width * Math.max(1, Math.ceil(3 / pixels));
-      const source = kind === "notional" ? notionals : counts, merged = new Map();
+      const merged = new Map();
       t.forEach((ms, index) => {
-        const start = Math.floor(ms / wide) * wide, sums = merged.get(start) || stages.map(() => 0);
-        stages.forEach((stage, k) => { sums[k] += source[stage][index]; });
+        const start = Math.floor(ms / wide) * wide, sums = merged.get(start) || parts.map(() => 0);
+        parts.forEach((part, k) => { sums[k] += kinds[kind][part][index]; });
         merged.set(start, sums);
       });
       return [wide, merged];
     }
-    new Chart("bars", {
+    return new Chart(name, {
       floor: 0,
+      times: t,
       legend(owner) {
-        for (const stage of stages) {
-          const entry = element("span", `s-${stage}`, owner.legend);
+        for (const part of parts) {
+          const entry = element("span", `s-${part}`, owner.legend);
           element("i", "block", entry);
-          entry.append(STAGE_NAMES[stage]);
+          entry.append(names[part]);
         }
         element("span", "gap", owner.legend);
-        for (const choice of ["notional", "count"]) {
-          const button = element("button", "", owner.legend, choice === "notional" ? "Notional" : "Count");
+        for (const choice of labels.length > 1 ? labels : []) {
+          const button = element("button", "", owner.legend, choice);
           button.type = "button";
           button.setAttribute("aria-pressed", String(choice === kind));
           button.addEventListener("click", () => {
@@ -279,25 +315,142 @@
         }
       },
       extent(owner) {
-        const sums = [...groups(owner)[1].values()].map((parts) => parts.reduce((sum, part) => sum + part, 0));
+        const sums = [...groups(owner)[1].values()].map((one) => one.reduce((sum, part) => sum + part, 0));
         return [0, Math.max(...sums)];
       },
       draw(owner) {
         const [wide, merged] = groups(owner);
-        for (const [start, parts] of merged) {
+        for (const [start, sums] of merged) {
           const left = owner.x(start), size = Math.max(owner.x(start + wide) - left - 0.6, 1.6);
           let base = 0;
-          parts.forEach((part, k) => {
-            if (part <= 0) return;
-            const top = owner.y(base + part);
-            shape("rect", { class: `bar s-${stages[k]}`, x: left, y: top, width: size, height: Math.max(owner.y(base) - top, 0.8) }, owner.svg);
-            base += part;
+          sums.forEach((sum, k) => {
+            if (sum <= 0) return;
+            const top = owner.y(base + sum);
+            shape("rect", { class: `bar s-${parts[k]}`, x: left, y: top, width: size, height: Math.max(owner.y(base) - top, 0.8) }, owner.svg);
+            base += sum;
           });
         }
       },
       tip(ms, owner) {
-        const [wide, merged] = groups(owner), parts = merged.get(Math.floor(ms / wide) * wide);
-        return stages.map((stage, k) => [`s-${stage}`, STAGE_NAMES[stage], number(parts ? parts[k] : 0)]);
+        const [wide, merged] = groups(owner), sums = merged.get(Math.floor(ms / wide) * wide);
+        return parts.map((part, k) => [`s-${part}`, names[part], number(sums ? sums[k] : 0)]);
+      },
+    });
+  }
+
+  function cascadeCharts() {
+    const { t, width, counts, notionals, started } = data.bars;
+    barChart("bars", { t, width, kinds: { Notional: notionals, Count: counts }, names: STAGE_NAMES, empty: "No orders were sent." });
+    const each = width >= SECOND ? `${full.format(width / SECOND)} s` : `${width} ms`;
+    const names = { started: `Liquidations started, bars of ${each}` };
+    barChart("starts", { t, width, kinds: { Count: { started } }, names, empty: "No account was liquidated." });
+  }
+
+  // Cells of colour over time and another scale; columns: [{from, to, cells: [{low, high, value, name}]}], in order of time.
+  function heatChart(name, { title, columns, line, floor, extent, label, empty, table }) {
+    if (!columns.length) return nothing(name, empty);
+    const most = Math.max(...columns.flatMap((column) => column.cells.map((cell) => cell.value)), 1e-9);
+    const starts = columns.map((column) => column.from);
+    return new Chart(name, {
+      title,
+      floor,
+      label,
+      times: starts,
+      legend(owner) {
+        const scale = element("span", "scale", owner.legend);
+        element("span", "", scale, "0");
+        for (const share of [0.1, 0.3, 0.6, 1]) element("i", `block heat-${Math.ceil(share * 10)}`, scale);
+        element("span", "", scale, compact.format(most));
+      },
+      extent: () => extent,
+      draw(owner) {
+        for (const { from, to, cells } of columns) {
+          // A cell may be smaller than the eye can find.
+          const left = owner.x(from), size = Math.max(owner.x(to) - left, 4);
+          for (const { low, high, value } of cells) {
+            if (value <= 0) continue;
+            const top = owner.y(high);
+            // By the square root: a crash's largest cell would leave all others without colour.
+            const shade = Math.max(1, Math.ceil(Math.sqrt(value / most) * 10));
+            shape("rect", { class: `heat-${shade}`, x: left, y: top, width: size, height: Math.max(owner.y(low) - top, 5) }, owner.svg);
+          }
+        }
+        if (line) shape("path", { class: "trace c7", d: path(owner, line.t, line.v, false) }, owner.svg);
+      },
+      table,
+      tip(ms) {
+        const column = columns[indexAt(starts, ms)];
+        const at = line ? indexAt(line.t, ms) : -1;
+        const cells = column && ms <= column.to ? [...column.cells].sort((one, other) => other.value - one.value).slice(0, 6) : [];
+        const rows = cells.map((cell) => ["c1", cell.name, cell.text || number(cell.value)]);
+        return [...(at < 0 ? [] : [["c7", "Mark", number(line.v[at])]]), ...rows];
+      },
+    });
+  }
+
+  function heatMaps() {
+    data.heat.forEach(({ name, width, ratio, cells }, index) => {
+      const columns = [];
+      for (const [from, row, value] of cells) {
+        if (!columns.length || columns.at(-1).from !== from) columns.push({ from, to: from + width, cells: [] });
+        const low = ratio ** row, high = low * ratio;
+        columns.at(-1).cells.push({ low, high, value, name: `${number(low)} to ${number(high)}` });
+      }
+      const series = data.prices.find((one) => one.name === name);
+      const line = { t: series.t, v: series.v.map((value) => (value * series.first) / 100) };
+      const edges = columns.flatMap((column) => column.cells.flatMap((cell) => [cell.low, cell.high]));
+      const extent = [Math.min(...edges, ...line.v), Math.max(...edges, ...line.v)];
+      const flat = columns.flatMap((column) => column.cells.map((cell) => [column.from, cell]));
+      const largest = new Set([...flat].sort((one, other) => other[1].value - one[1].value).slice(0, TABLE_ROWS_MAX));
+      const rows = flat.filter((cell) => largest.has(cell)).map(([from, cell]) => [from, [cell.name, number(cell.value)]]);
+      heatChart(`heat-${index}`, { title: name, columns, line, extent, table: () => ({ names: ["Price", "Notional"], rows }) });
+    });
+  }
+
+  function fallChart() {
+    const { t, falls } = data.exposure, names = Object.keys(falls);
+    const columns = t.map((from, index) => ({
+      from,
+      to: index + 1 < t.length ? t[index + 1] : data.span,
+      cells: names.map((fall, k) => {
+        const [value, accounts] = falls[fall][index];
+        return { low: k, high: k + 1, value, name: fall, text: `${number(value)} of ${full.format(accounts)} accounts` };
+      }),
+    }));
+    const label = (value) => (Number.isInteger(value) ? "" : names[Math.floor(value)] || "");
+    heatChart("falls", { columns, extent: [0, names.length], floor: 0, label: { step: 0.5, of: label }, empty: "No book was there to look at." });
+  }
+
+  function bandChart() {
+    const { t, bands } = data.exposure, names = Object.keys(bands);
+    if (!t.length) return nothing("bands", "No book was there to look at.");
+    const total = (index) => names.reduce((sum, name) => sum + bands[name][index], 0);
+    return new Chart("bands", {
+      floor: 0,
+      times: t,
+      legend(owner) {
+        names.forEach((name, k) => {
+          const entry = element("span", `b${k}`, owner.legend);
+          element("i", "block", entry);
+          entry.append(name);
+        });
+      },
+      extent: () => [0, Math.max(...t.map((_, index) => total(index)))],
+      draw(owner) {
+        t.forEach((from, index) => {
+          const left = owner.x(from), size = Math.max(owner.x(index + 1 < t.length ? t[index + 1] : data.span) - left, 0.5);
+          let base = 0;
+          // The ones in danger stand at the bottom, where a few of many can be seen.
+          [...names.keys()].reverse().forEach((k) => {
+            const count = bands[names[k]][index], top = owner.y(base + count);
+            if (count) shape("rect", { class: `bar b${k}`, x: left, y: top, width: size + 0.3, height: owner.y(base) - top }, owner.svg);
+            base += count;
+          });
+        });
+      },
+      tip(ms) {
+        const index = indexAt(t, ms);
+        return index < 0 ? [] : names.map((name, k) => [`b${k}`, name, full.format(bands[name][index])]);
       },
     });
   }
@@ -328,7 +481,8 @@
 
   function cards() {
     for (const button of document.querySelectorAll("button[data-card]")) {
-      button.addEventListener("click", () => { location.hash = button.dataset.card; openCard(); });
+      // Not by location.hash: going to a fragment takes the focus from the button, and closing could not give it back.
+      button.addEventListener("click", () => { history.replaceState(null, "", `#${button.dataset.card}`); openCard(); });
     }
     for (const card of document.querySelectorAll("dialog")) {
       card.addEventListener("click", (event) => { if (event.target === card) card.close(); });
@@ -340,8 +494,11 @@
 
   document.documentElement.className = "";
   priceChart();
-  barChart();
+  cascadeCharts();
+  heatMaps();
   fundCharts();
   totalCharts();
+  bandChart();
+  fallChart();
   cards();
 })();

@@ -13,21 +13,43 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from engine.edges.report import sections
+from engine.edges.report import fund, outlook, sections
+from engine.edges.report.charts import (
+    band_summary,
+    bar_summary,
+    chart_data,
+    fund_charts,
+    heat_maps,
+    price_summary,
+)
 from engine.edges.report.markup import Html, duration, escape, join, timestamp
-from engine.edges.report.series import STAGES, FundSeries, PriceSeries
-from engine.units import NS_PER_MS
+from engine.edges.report.verdict import verdict
 
 if TYPE_CHECKING:
     from engine.edges.report.recorder import RunRecorder
 
-PRICE_LINES_MAX = 8
-FUND_CHARTS_MAX = 4
 INPUTS_SHOWN_MAX = 6
+# The page stays under 1 MB. Style, script and all tables take at most so much; the cards what the chart data leaves.
+PAGE_BYTES_MAX = 980_000
+TABLES_BYTES_MAX = 260_000
+FUND_PARTS = (fund.waterfalls, fund.fund_causes, fund.largest_steps)
+NAV = (
+    *(("verdict", "Verdict"), ("market", "Prices"), ("heat", "Heat-map"), ("cascade", "Cascade"), ("fund", "Fund")),
+    *(("margins", "Margin ratios"), ("falls", "Further falls"), ("policies", "Other policies")),
+    *(("largest", "Largest"), ("symbols", "Symbols"), ("data", "Data"), ("speed", "Speed")),
+)
 
 
-def render(recorder: RunRecorder, summary: dict[str, Any], *, title: str, inputs: list[str], risk_name: str) -> str:
-    """Return the whole page."""
+def render(
+    recorder: RunRecorder,
+    summary: dict[str, Any],
+    *,
+    title: str,
+    inputs: list[str],
+    risk_name: str,
+    alternatives: list[dict[str, Any]],
+) -> str:
+    """Return the whole page; ``alternatives`` are rows of ``outlook.other_policies``."""
     style, script = asset("page.css"), asset("page.js")
     policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
     data = embedded(chart_data(recorder))
@@ -38,7 +60,8 @@ def render(recorder: RunRecorder, summary: dict[str, Any], *, title: str, inputs
         '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
         '<a class="skip" href="#main">Skip to the report</a>'
-        f'{head(recorder, title, inputs, risk_name)}<main id="main">{body(recorder, summary)}</main>'
+        f"{head(recorder, title, inputs, risk_name)}{nav()}"
+        f'<main id="main">{body(recorder, summary, alternatives, PAGE_BYTES_MAX - TABLES_BYTES_MAX - len(data))}</main>'
         f'{foot()}<script type="application/json" id="chart-data">{data}</script>'
         f"<script>{script}</script></body></html>\n"
     )
@@ -76,51 +99,130 @@ def head(recorder: RunRecorder, title: str, inputs: list[str], risk_name: str) -
     )
 
 
-def body(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
+def nav() -> Html:
+    """Return the links to the sections."""
+    links = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in NAV)
+    return Html(f'<nav aria-label="Sections of the report"><ul>{links}</ul></nav>')
+
+
+def body(
+    recorder: RunRecorder, summary: dict[str, Any], alternatives: list[dict[str, Any]], cards_bytes_max: int
+) -> Html:
     """Return the sections in the order in which questions come up."""
-    funds = [asset_name for asset_name, _ in fund_charts(recorder)]
-    fund_hosts = join(chart(f"fund-{index}", f"Insurance fund, {name}", 220) for index, name in enumerate(funds))
     return join(
         (
-            sections.verdict(recorder, summary),
-            section(
-                "market",
-                "Prices and liquidations",
-                "Marks of the symbols with the most liquidations, each 100 at its first mark; below, on the same time "
-                "axis, the orders sent and the positions taken over or auto-deleveraged.",
-                join((chart("prices", price_summary(recorder), 320), chart("bars", bar_summary(recorder), 170))),
-            ),
-            section(
-                "fund",
-                "Insurance fund",
-                "The balance of its wallet after each step; pointing at a step shows what caused it. What positions "
-                "it took over gain or lose is not in the wallet until they are closed.",
-                join((fund_hosts, sections.fund_causes(recorder))),
-            ),
-            section(
-                "totals",
-                "Liquidated so far",
-                "Notional closed by orders counts when its episode ends, the rest as it changes hands.",
-                Html(
-                    f'<div class="two">{chart("notional", "Notional liquidated so far", 220)}'
-                    f"{chart('accounts', 'Accounts liquidated so far', 220)}</div>"
-                ),
-            ),
+            verdict(recorder, summary),
+            *what_happened(recorder),
+            *how_near(recorder, alternatives),
             section(
                 "largest",
                 "Largest liquidations",
                 "Each opens the decision behind it: the numbers, the marks, the plan and what followed.",
-                sections.largest(recorder),
+                sections.largest(recorder, cards_bytes_max),
             ),
             section("symbols", "By symbol", "Notional at the mark of the moment.", sections.symbols(recorder)),
-            Html('<div class="two">'),
             section(
-                "data", "Data quality", "What came in and what was refused.", sections.data_quality(recorder, summary)
+                "data",
+                "Data quality",
+                "What came in, what was refused, what was too old to act on.",
+                sections.data_quality(recorder, summary),
             ),
             section("speed", "Throughput and latency", "Measured on the machine of this run.", sections.speed(summary)),
-            Html("</div>"),
         )
     )
+
+
+def what_happened(recorder: RunRecorder) -> tuple[Html, ...]:
+    """Return prices, where liquidations struck, how they cascaded, and the fund."""
+    return (
+        section(
+            "market",
+            "Prices and liquidations",
+            "Marks of the symbols with the most liquidations, each 100 at its first mark; below, on the same time "
+            "axis, the orders sent and the positions taken over or auto-deleveraged.",
+            join((chart("prices", price_summary(recorder), 320), chart("bars", bar_summary(recorder), 170))),
+        ),
+        section(
+            "heat",
+            "Where liquidations struck",
+            "Notional ordered, taken over or deleveraged, by the price at which it was and the time; the line is the "
+            "mark. The symbols with the most of it.",
+            heat_hosts(recorder),
+        ),
+        section(
+            "cascade",
+            "Cascade",
+            "How many liquidations began in each bar of time, and what they came to so far. Notional closed by orders "
+            "counts when its episode ends, the rest as it changes hands.",
+            Html(
+                f"{sections.busiest(recorder)}{chart('starts', 'Liquidations started over time', 150)}"
+                f'<div class="two">{chart("notional", "Notional liquidated so far", 220)}'
+                f"{chart('accounts', 'Accounts liquidated so far', 220)}</div>"
+            ),
+        ),
+        section(
+            "fund",
+            "Insurance fund",
+            "The balance of its wallet after each step; pointing at a step shows what caused it. What positions "
+            "it took over gain or lose is not in the wallet until they are closed.",
+            join(
+                (
+                    fund_hosts(recorder),
+                    fund.waterfalls(recorder),
+                    fund.fund_causes(recorder),
+                    fund.largest_steps(recorder),
+                )
+            ),
+        ),
+    )
+
+
+def how_near(recorder: RunRecorder, alternatives: list[dict[str, Any]]) -> tuple[Html, ...]:
+    """Return how near accounts were, what falls would have done, and what other policies would have."""
+    return (
+        section(
+            "margins",
+            "Margin ratios over time",
+            "Accounts and buckets with positions, by maintenance margin in percent of equity, at messages evenly "
+            "spread over the log. At 100 % an account is liquidated.",
+            chart("bands", band_summary(recorder), 220),
+        ),
+        section(
+            "falls",
+            "If prices fell further",
+            "What would be liquidatable at once if all marks, and the coins that are collateral, fell together from "
+            "where they stood: before any order, at the prices after the fall.",
+            join(
+                (
+                    chart("falls", "Notional liquidatable after a fall of all marks, over time", 220),
+                    outlook.falls(recorder),
+                )
+            ),
+        ),
+        section(
+            "policies",
+            "What other policies would have done",
+            "The same log, book and venue through the same core, with another rule for what is closed.",
+            outlook.other_policies(alternatives),
+        ),
+    )
+
+
+def heat_hosts(recorder: RunRecorder) -> Html:
+    """Return the places of the heat-maps."""
+    names = [symbol for symbol, _ in heat_maps(recorder)]
+    if not names:
+        return Html('<p class="note">Nothing was liquidated.</p>')
+    return join(
+        chart(f"heat-{index}", f"Liquidated notional of {name} by price and time", 240)
+        for index, name in enumerate(names)
+    )
+
+
+def fund_hosts(recorder: RunRecorder) -> Html:
+    """Return the places of the fund's charts."""
+    names = [name for name, _ in fund_charts(recorder)]
+    return join(chart(f"fund-{index}", f"Insurance fund, {name}", 220) for index, name in enumerate(names))
 
 
 def section(name: str, title: str, lead: str, content: Html) -> Html:
@@ -144,104 +246,3 @@ def foot() -> Html:
         "<footer><p>Times are UTC. Amounts are rounded to be read; pointing at one shows it exactly. "
         "This file is complete in itself and makes no request.</p></footer>"
     )
-
-
-def top_prices(recorder: RunRecorder) -> list[tuple[str, PriceSeries]]:
-    """Return the symbols worth a line: by notional liquidated, then by how often they were marked."""
-
-    def rank(item: tuple[str, PriceSeries]) -> tuple[float, int, str]:
-        totals = recorder.symbols.get(item[0])
-        return (-sections.symbol_notional(totals) if totals else 0.0, -item[1].count, item[0])
-
-    return sorted(recorder.prices.items(), key=rank)[:PRICE_LINES_MAX]
-
-
-def fund_charts(recorder: RunRecorder) -> list[tuple[str, FundSeries]]:
-    """Return the fund wallets worth a chart: those that moved most often."""
-    return sorted(recorder.funds.items(), key=lambda item: (-item[1].steps, item[0]))[:FUND_CHARTS_MAX]
-
-
-def price_summary(recorder: RunRecorder) -> str:
-    """Return the price chart in words."""
-    lines = [
-        f"{symbol} from 100 to {100 * series.last / series.first:.1f}, "
-        f"low {100 * min(point.low for point in series.points) / series.first:.1f}"
-        for symbol, series in top_prices(recorder)[:3]
-        if series.first > 0
-    ]
-    return "Marks indexed to 100: " + "; ".join(lines) if lines else "No marks were recorded"
-
-
-def bar_summary(recorder: RunRecorder) -> str:
-    """Return the bar chart in words."""
-    counts = {stage: sum(bar.counts[stage] for bar in recorder.stages.payloads) for stage in STAGES}
-    return "Orders, takeovers and deleveragings over time: " + ", ".join(
-        f"{counts[stage]:,} {stage}" for stage in STAGES
-    )
-
-
-def chart_data(recorder: RunRecorder) -> dict[str, Any]:
-    """Return what the script draws; times in milliseconds since the first message."""
-    base_ms = recorder.first_ts // NS_PER_MS
-    return {
-        "start": base_ms,
-        "span": max(recorder.last_ts // NS_PER_MS - base_ms, 1),
-        "prices": [price_line(symbol, series, base_ms) for symbol, series in top_prices(recorder) if series.first > 0],
-        "bars": bars(recorder, base_ms),
-        "funds": [fund_line(asset_name, fund, base_ms) for asset_name, fund in fund_charts(recorder)],
-        "totals": totals(recorder, base_ms),
-    }
-
-
-def price_line(symbol: str, series: PriceSeries, base_ms: int) -> dict[str, Any]:
-    """Return one symbol's marks in percent of its first."""
-    scale = 100 / series.first
-    points = series.points
-    return {
-        "name": str(symbol),
-        "first": digits(series.first),
-        "t": [point.ts // NS_PER_MS - base_ms for point in points],
-        "v": [digits(point.last * scale) for point in points],
-        "low": [digits(point.low * scale) for point in points],
-        "high": [digits(point.high * scale) for point in points],
-    }
-
-
-def bars(recorder: RunRecorder, base_ms: int) -> dict[str, Any]:
-    """Return counts and notionals by stage per bucket of time."""
-    buckets = recorder.stages
-    return {
-        "width": buckets.width_ns // NS_PER_MS,
-        "t": [start_ns // NS_PER_MS - base_ms for start_ns in buckets.starts_ns],
-        "counts": {stage: [bar.counts[stage] for bar in buckets.payloads] for stage in STAGES},
-        "notionals": {stage: [digits(bar.notionals[stage]) for bar in buckets.payloads] for stage in STAGES},
-    }
-
-
-def fund_line(asset_name: str, fund: FundSeries, base_ms: int) -> dict[str, Any]:
-    """Return one wallet of the fund, from its balance before the first step."""
-    points = fund.points
-    return {
-        "asset": asset_name,
-        "t": [fund.start_ts // NS_PER_MS - base_ms] + [point.ts // NS_PER_MS - base_ms for point in points],
-        "v": [digits(float(fund.start))] + [digits(point.balance) for point in points],
-        "why": [{}] + [{cause: digits(change) for cause, change in point.changes.items()} for point in points],
-    }
-
-
-def totals(recorder: RunRecorder, base_ms: int) -> dict[str, Any]:
-    """Return the run's totals over time."""
-    points = recorder.totals.payloads
-    return {
-        "t": [point.ts // NS_PER_MS - base_ms for point in points],
-        "closed": [digits(point.closed_notional) for point in points],
-        "taken": [digits(point.taken_notional) for point in points],
-        "deleveraged": [digits(point.deleveraged_notional) for point in points],
-        "episodes": [point.episodes for point in points],
-        "accounts": [point.accounts for point in points],
-    }
-
-
-def digits(value: float) -> float:
-    """Return a number with seven significant digits: finer than any pixel, and a third of the bytes."""
-    return float(f"{value:.7g}")

@@ -6,7 +6,8 @@ stage, 600 points of each fund wallet and of the totals, the largest episodes wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ from engine.core.params import Instrument
 from engine.edges.report import page
 from engine.edges.report.buckets import Buckets
 from engine.edges.report.episodes import Body, EpisodeBoard
+from engine.edges.report.exposure import Explained, ExposureSampler, Sample
 from engine.edges.report.series import (
     STAGES,
     FundSeries,
+    HeatMap,
+    Peak,
     PriceSeries,
     StageBar,
     SymbolTotals,
@@ -36,17 +40,23 @@ class RunRecorder:
     """Everything the report needs of one run."""
 
     def __init__(self, instruments: Mapping[str, Instrument] | None = None) -> None:
-        """Record a run over ``instruments``; a symbol not in it counts as linear with multiplier 1."""
-        self._contracts = {symbol: contract_size(instrument) for symbol, instrument in (instruments or {}).items()}
+        """Record a run over ``instruments``, which may grow meanwhile; a symbol not in it is linear, multiplier 1."""
+        self._instruments = {} if instruments is None else instruments
         self.prices: dict[str, PriceSeries] = {}
         self.stages: Buckets[StageBar] = stage_buckets()
+        self.heat: dict[str, HeatMap] = {}
+        self.peak = Peak()
         self.totals: Buckets[Totals] = totals_buckets()
         self.total = Totals()
         self.funds: dict[str, FundSeries] = {}
         self.symbols: dict[str, SymbolTotals] = {}
         self.episodes = EpisodeBoard()
         self.counts: dict[str, int] = {}
+        self.cost = Decimal(0)
         self.held_reasons: dict[str, int] = {}
+        self.released_reasons: dict[str, int] = {}
+        self.samples: list[Sample] = []
+        self.explained: Explained | None = None
         self.outcomes: dict[str, int] = {}
         self.reject_samples: list[Body] = []
         self.first_ts = 0
@@ -58,6 +68,7 @@ class RunRecorder:
             "takeover": self._on_takeover,
             "liquidation_ended": self._on_ended,
             "liquidation_held": self._on_held,
+            "liquidation_released": self._on_released,
             "insurance_fund": self._on_fund,
             "bad_debt": self.episodes.on_follow_up,
             "adl_wave": self._on_wave,
@@ -102,16 +113,32 @@ class RunRecorder:
         if handler is not None:
             handler(body)
 
-    def render(self, summary: dict[str, Any], *, title: str, inputs: list[str], risk_name: str) -> str:
+    def finish(self, sampler: ExposureSampler) -> None:
+        """Take over the samples of a run that is over, and who was left liquidatable."""
+        self.explained = sampler.finish()
+        self.samples = sampler.samples
+
+    def render(
+        self,
+        summary: dict[str, Any],
+        *,
+        title: str,
+        inputs: list[str],
+        risk_name: str,
+        alternatives: Sequence[dict[str, Any]] = (),
+    ) -> str:
         """Return the report: one HTML file under 1 MB that needs nothing else."""
-        return page.render(self, summary, title=title, inputs=inputs, risk_name=risk_name)
+        return page.render(
+            self, summary, title=title, inputs=inputs, risk_name=risk_name, alternatives=list(alternatives)
+        )
 
     def notional(self, symbol: str, qty: object, other_price: object = None) -> float:
         """Return what ``qty`` is worth at the symbol's last mark, or at ``other_price`` before its first.
 
         An inverse contract is worth its face value; all others qty x multiplier x price.
         """
-        is_inverse, multiplier = self._contracts.get(symbol, (False, 1.0))
+        instrument = self._instruments.get(symbol)
+        is_inverse, multiplier = (False, 1.0) if instrument is None else contract_size(instrument)
         value = abs(float(decimal_of(qty))) * multiplier
         if is_inverse:
             return value
@@ -126,6 +153,8 @@ class RunRecorder:
         self.total.episodes += 1
         # Ids count an account's episodes from 1, which spares a set of all account names.
         self.total.accounts += body["liquidation_id"].endswith("/1")
+        self.stages.at(body["ts"]).started += 1
+        self.peak.add(body["ts"], liquidations=1)
         self._note_totals(body["ts"])
 
     def _on_order(self, body: Body) -> None:
@@ -135,6 +164,7 @@ class RunRecorder:
         totals.orders += 1
         totals.ordered_notional += notional
         self._note_stage(body["ts"], body.get("stage", ""), notional)
+        self._note_heat(body["ts"], body["symbol"], notional)
 
     def _on_sale(self, body: Body) -> None:
         self.episodes.on_order(body, 0.0)
@@ -147,6 +177,7 @@ class RunRecorder:
             totals.takeovers += 1
             totals.taken_notional += notional
             taken_notional += notional
+            self._note_heat(body["ts"], position["symbol"], notional)
         self.episodes.on_handed_over(body, taken_notional, stage="takeover")
         self._note_stage(body["ts"], "takeover", taken_notional)
         self.total.taken_notional += taken_notional
@@ -159,6 +190,7 @@ class RunRecorder:
         totals.deleveraged_notional += notional
         self.episodes.on_handed_over(body, notional, stage="adl")
         self._note_stage(body["ts"], "adl", notional)
+        self._note_heat(body["ts"], body["symbol"], notional)
         self.total.deleveraged_notional += notional
         self._note_totals(body["ts"])
 
@@ -168,11 +200,16 @@ class RunRecorder:
         outcome = str(body.get("outcome"))
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.total.closed_notional += closed_notional
+        self.cost += decimal_of(body.get("cost"))
         self._note_totals(body["ts"])
 
     def _on_held(self, body: Body) -> None:
         reason = str(body.get("reason"))
         self.held_reasons[reason] = self.held_reasons.get(reason, 0) + 1
+
+    def _on_released(self, body: Body) -> None:
+        reason = str(body.get("reason"))
+        self.released_reasons[reason] = self.released_reasons.get(reason, 0) + 1
 
     def _on_fund(self, body: Body) -> None:
         asset = body["asset"]
@@ -185,6 +222,12 @@ class RunRecorder:
             bar = self.stages.at(ts)
             bar.counts[stage] += 1
             bar.notionals[stage] += notional
+            self.peak.add(ts, notional=notional)
+
+    def _note_heat(self, ts: int, symbol: str, notional: float) -> None:
+        series = self.prices.get(symbol)
+        if series is not None and series.last > 0 and notional > 0:
+            self.heat.setdefault(symbol, HeatMap()).add(ts, series.last, notional)
 
     def _note_totals(self, ts: int) -> None:
         self.total.ts = ts

@@ -1,8 +1,7 @@
-"""The blocks of the page that are words and tables: the verdict, largest liquidations, symbols, data, speed."""
+"""The blocks of the page that are tables of the run: largest liquidations, symbols, data, speed."""
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from engine.edges.report.card import card, outcome
@@ -20,156 +19,41 @@ from engine.edges.report.markup import (
     record,
     table,
     timestamp,
-    try_decimal,
 )
-from engine.edges.report.series import CauseTotals, SymbolTotals
+from engine.edges.report.series import PriceSeries, SymbolTotals
+from engine.units import NS_PER_S
 
 if TYPE_CHECKING:
     from engine.edges.report.recorder import RunRecorder
 
 SYMBOL_ROWS_MAX = 200
-# The page stays under 1 MB: the chart data takes at most 200 kB, the tables 100 kB, and the cards what is here.
-CARDS_CHARS_MAX = 550_000
+GAP_ROWS_MAX = 12
 CARD_ROWS_MAX = (25, 12, 6, 3, 1, 0)
 
 
-def verdict(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
-    """Return the strip that answers first: is the money all there, and what did it cost."""
-    counts = recorder.counts
-    rejected = sum(summary.get("rejected", {}).values())
-    liquidations = int(summary.get("liquidations", 0))
-    tiles = (
-        tile("Liquidations", exact(liquidations), Html(f"{exact(recorder.total.accounts)} accounts or buckets")),
-        tile("Notional liquidated", amount(summary.get("notional_liquidated")), orders_note(summary, counts)),
-        tile("Bad debt", by_asset(summary.get("bad_debt", {})), Html("losses beyond the accounts’ equity")),
-        tile(
-            "Uncovered",
-            by_asset(summary.get("uncovered", {})),
-            Html("of it paid by nobody"),
-            tone="bad" if any_above_zero(summary.get("uncovered", {})) else "good",
-        ),
-        fund_tile(recorder, summary),
-        tile("Auto-deleveraged", exact(summary.get("adl", 0)), Html("counterparties closed")),
-        tile("Rejected", exact(rejected), Html(f"of {exact(summary.get('messages', 0))} messages")),
-        tile("Margin calls", exact(counts.get("margin_call", 0)), held_note(recorder)),
-    )
+def busiest(recorder: RunRecorder) -> Html:
+    """Return the busiest second in words."""
+    peak = recorder.peak
+    if not peak.busiest_notional:
+        return Html("")
     return Html(
-        f'<section id="verdict" aria-labelledby="verdict-title">{conservation(summary)}'
-        f'<ul class="tiles">{join(tiles)}</ul>{hashes(summary)}</section>'
+        f'<p class="note">The busiest second was {timestamp(peak.busiest_second * NS_PER_S)}: '
+        f"{peak.busiest_liquidations:,} liquidations began, and orders, takeovers and deleveraging came to "
+        f"{peak.busiest_notional:,.0f}.</p>"
     )
 
 
-def conservation(summary: dict[str, Any]) -> Html:
-    """Return whether wallets equal transfers for every asset, and by how much not."""
-    rows: dict[str, dict[str, Any]] = summary.get("conservation", {})
-    broken = [asset for asset, row in rows.items() if try_decimal(row.get("difference")) != 0]
-    if not rows:
-        tone, title, detail = "", "Conservation not reported", Html("The summary has no conservation record.")
-    elif broken:
-        tone, title = "bad", "Money is not conserved"
-        detail = join((Html(f"{escape(a)} off by {exact(rows[a].get('difference'))}") for a in broken[:8]), ", ")
-    else:
-        tone, title = "good", "Conserved to the last unit"
-        detail = join(
-            (Html(f"{exact(row.get('wallets'))}&nbsp;{escape(asset)}") for asset, row in list(rows.items())[:8]), ", "
-        )
-        detail = Html(f"In all wallets exactly what was transferred in: {detail}.")
-    mark = {"good": "✓", "bad": "✕", "": "?"}[tone]
-    return Html(
-        f'<div class="seal {tone}"><span class="mark" aria-hidden="true">{mark}</span>'
-        f'<div><h2 id="verdict-title">{title}</h2><p>{detail}</p></div></div>'
-    )
-
-
-def tile(name: str, value: Html, note: Html, *, tone: str = "") -> Html:
-    """Return one figure of the strip."""
-    return Html(
-        f'<li class="tile {tone}"><h3>{escape(name)}</h3><p class="figure">{value}</p><p class="sub">{note}</p></li>'
-    )
-
-
-def any_above_zero(amounts: dict[str, Any]) -> bool:
-    """Return whether any asset's amount is more than nothing."""
-    return any((try_decimal(value) or 0) > 0 for value in amounts.values())
-
-
-def by_asset(amounts: dict[str, Any]) -> Html:
-    """Return amounts that are not zero, one per asset, or 0."""
-    shown = [(asset, value) for asset, value in amounts.items() if try_decimal(value)]
-    if not shown:
-        return Html("0")
-    return join((Html(f'<span class="line">{amount(v)} <small>{escape(a)}</small></span>') for a, v in shown[:6]))
-
-
-def orders_note(summary: dict[str, Any], counts: dict[str, int]) -> Html:
-    """Return how many orders and takeovers the liquidations took."""
-    return Html(f"{exact(summary.get('orders', 0))} orders, {exact(counts.get('takeover', 0))} takeovers")
-
-
-def held_note(recorder: RunRecorder) -> Html:
-    """Return how often a liquidation was held back, and by what."""
-    if not recorder.held_reasons:
-        return Html("no liquidation was held")
-    parts = (f"{count:,} × {reason.replace('_', ' ')}" for reason, count in sorted(recorder.held_reasons.items()))
-    return escape("held: " + ", ".join(parts))
-
-
-def fund_tile(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
-    """Return the fund's start, low and end; of several assets the one that moved most often."""
-    if not recorder.funds:
-        return tile("Insurance fund", by_asset(summary.get("insurance", {})), Html("untouched"))
-    asset, fund = max(recorder.funds.items(), key=lambda item: (item[1].steps, item[0]))
-    end = try_decimal(summary.get("insurance", {}).get(asset))
-    figure = Html(f"{amount(fund.end if end is None else end)} <small>{escape(asset)}</small>")
-    note = Html(f"at the end; start {amount(fund.start)}, low {amount(fund.low)}")
-    return tile("Insurance fund", figure, note)
-
-
-def hashes(summary: dict[str, Any]) -> Html:
-    """Return the hashes that a second run must reproduce."""
-    rows = [
-        (name, summary[key])
-        for key, name in (("state_hash", "State hash"), ("outputs_hash", "Outputs hash"))
-        if key in summary
-    ]
-    return Html(
-        '<dl class="hashes">'
-        + "".join(f"<div><dt>{k}</dt><dd><code>{escape(v)}</code></dd></div>" for k, v in rows)
-        + "</dl>"
-    )
-
-
-def fund_causes(recorder: RunRecorder) -> Html:
-    """Return what moved the fund, by asset and cause, largest first."""
-    rows = [
-        (
-            escape(cause.replace("_", " ")),
-            escape(asset),
-            exact(totals.count),
-            amount(totals.paid_in),
-            amount(totals.paid_out),
-        )
-        for asset, fund in sorted(recorder.funds.items())
-        for cause, totals in sorted(fund.causes.items(), key=lambda item: (-moved(item[1]), item[0]))
-    ]
-    if not rows:
-        return Html('<p class="note">Nothing changed the insurance fund.</p>')
-    return table("Insurance fund by cause", ("Cause", "Asset", "Steps", "In", "Out"), rows, left=2)
-
-
-def moved(totals: CauseTotals) -> Decimal:
-    """Return what a cause moved, either way."""
-    return totals.paid_in - totals.paid_out
-
-
-def largest(recorder: RunRecorder) -> Html:
+def largest(recorder: RunRecorder, cards_bytes_max: int) -> Html:
     """Return the table of the largest liquidations and the card that explains each."""
     episodes = recorder.episodes.largest()
     if not episodes:
         return Html('<p class="note">No account was liquidated.</p>')
-    columns = ("Account", "Time", "Cause", "Outcome", "Stage", "Notional", "Equity at start", "Cost", "Orders")
+    columns = (
+        *("Account", "Time", "Cause", "Outcome", "Stage", "Notional", "Equity before", "Equity after"),
+        *("Maintenance margin before", "Cost", "Orders"),
+    )
     body = table("Largest liquidations", columns, [episode_row(e, i) for i, e in enumerate(episodes, 1)], left=5)
-    return join((body, cards(episodes)))
+    return join((body, cards(episodes, cards_bytes_max)))
 
 
 def episode_row(episode: Episode, index: int) -> tuple[Html, ...]:
@@ -187,17 +71,19 @@ def episode_row(episode: Episode, index: int) -> tuple[Html, ...]:
         Html(f'<span class="stage {escape(episode.stage)}">{escape(episode.stage)}</span>') if episode.stage else DASH,
         amount(episode.notional),
         amount(started.get("equity")),
+        amount(ended.get("equity")),
+        amount(started.get("maintenance_margin")),
         amount(ended.get("cost")),
         exact(episode.orders_count),
     )
 
 
-def cards(episodes: list[Episode]) -> Html:
+def cards(episodes: list[Episode], bytes_max: int) -> Html:
     """Return the cards with the longest tables that fit into the page."""
     rendered = Html("")
     for rows_max in CARD_ROWS_MAX:
         rendered = join(card(episode, index, rows_max) for index, episode in enumerate(episodes, 1))
-        if len(rendered.encode()) <= CARDS_CHARS_MAX:
+        if len(rendered.encode()) <= bytes_max:
             break
     return rendered
 
@@ -244,7 +130,40 @@ def data_quality(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
         rows.append((Html("From"), timestamp(recorder.first_ts)))
         rows.append((Html("To"), timestamp(recorder.last_ts)))
         rows.append((Html("Time span"), duration(recorder.last_ts - recorder.first_ts)))
-    return join((pairs(rows), rejects(recorder, summary)))
+    return join((pairs(rows), rejects(recorder, summary), holds(recorder), gaps(recorder)))
+
+
+def holds(recorder: RunRecorder) -> Html:
+    """Return how often liquidations were held, by reason, and how many of the holds ended."""
+    if not recorder.held_reasons:
+        return Html('<p class="note">No liquidation was held: no mark was stale or doubtful, no budget full.</p>')
+    rows = [
+        (escape(reason.replace("_", " ")), exact(count), exact(recorder.released_reasons.get(reason, 0)))
+        for reason, count in sorted(recorder.held_reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return table("Liquidations held, by reason", ("Reason", "Held", "Released"), rows, show_caption=True)
+
+
+def gaps(recorder: RunRecorder) -> Html:
+    """Return the longest time each symbol was without a mark, and how old its last one was at the end."""
+    if not recorder.prices:
+        return Html("")
+
+    def rank(item: tuple[str, PriceSeries]) -> tuple[int, str]:
+        return -max(item[1].gap_max_ns, recorder.last_ts - item[1].last_ts), item[0]
+
+    rows = [
+        (
+            escape(symbol),
+            exact(series.count),
+            escape(duration(series.gap_max_ns)),
+            timestamp(series.gap_ts),
+            escape(duration(max(recorder.last_ts - series.last_ts, 0))),
+        )
+        for symbol, series in sorted(recorder.prices.items(), key=rank)[:GAP_ROWS_MAX]
+    ]
+    columns = ("Symbol", "Marks", "Longest gap", "Gap from", "Age at the end")
+    return table("Gaps between marks, longest first", columns, rows, show_caption=True)
 
 
 def rejects(recorder: RunRecorder, summary: dict[str, Any]) -> Html:
