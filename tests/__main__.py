@@ -1,6 +1,6 @@
 """Every check a change must pass, in one command: ``python -m tests [pytest arguments]``.
 
-1. ruff, its formatter and mypy, because they are quick and name the line.
+1. ruff, its formatter and mypy, because they are quick and name the line; what is not Python by ``tests/lint.py``.
 2. The kernel tests with array bounds checked: a compiled loop that reads out of range returns whatever lies there, so
    only this pass can see it. It has a cache of its own, since a kernel compiled without the check would be taken for
    one with it. Left out where pytest arguments are given: those mean some tests in particular.
@@ -24,8 +24,12 @@ STATIC_CHECKS = (
     ["ruff", "check", "."],
     ["ruff", "format", "--check", "."],
     ["mypy", "--strict", *SOURCES],
+    ["tests.lint"],
 )
-KERNEL_TESTS = ["pytest", *(f"tests/test_{name}.py" for name in ("kernels", "triggers", "lines", "names"))]
+KERNEL_TESTS = [
+    "pytest",
+    *(f"tests/test_{name}.py" for name in ("kernels", "triggers", "lines", "names", "heatmap", "distance")),
+]
 BOUNDS_CHECKED = {
     "NUMBA_BOUNDSCHECK": "1",
     "NUMBA_CACHE_DIR": str(ROOT / "engine" / "core" / "kernels" / "__pycache__" / "boundscheck"),

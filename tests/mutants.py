@@ -403,8 +403,8 @@ MUTANTS = (
     Mutant(
         "stale rows are not shared for before a mark",
         PRICING,
-        "    share_stale(book.tables.view)\n    before = int(book.tables.symbols[symbol, PRICE])\n",
-        "    before = int(book.tables.symbols[symbol, PRICE])\n",
+        "    share_stale(book.tables.view)\n    before = int(entry[PRICE])\n",
+        "    before = int(entry[PRICE])\n",
         INDEX_TESTS,
     ),
     Mutant(

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from engine.shell.admin.server import AdminServer
+from engine.shell.follow import Standby
 from engine.shell.service import Service
 from tests.brokers.clients import until
 from tests.brokers.real import Endpoint
@@ -361,3 +362,65 @@ async def test_scrapes_at_the_same_time_do_not_mix(service_of: ServiceOf) -> Non
             return set(names)
 
         assert len({frozenset(names) for names in await asyncio.gather(*[scrape() for _ in range(8)])}) == 1
+
+
+@broker
+async def test_after_a_recovery_gauges_are_right_and_counters_begin_anew(kafka: Endpoint, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, kafka.bootstrap).write(
+        book=book_of("alice"), snapshots={"every_s": 1, "publish": False}
+    )
+    await deployment.create_topics()
+    tell = Clock()
+    async with running(deployment) as run:
+        await deployment.feed(tell(mark("99")), tell(mark("95.9")))
+        (first,) = run.service.metrics.shards.values()
+        known = first.catalogue
+        assert (known.started.get("0", "mark"), known.accepted.get("0")) == (1, 2)
+
+        async def is_written() -> bool:
+            return known.snapshots.get("0", "written") > 0
+
+        await until(is_written)
+        assert known.snapshot_bytes.get("0") > 0
+        # Behind the snapshot: what the recovery folds.
+        await deployment.feed(tell(mark("95.8")), tell(deposit("bob", "7")))
+    async with running(deployment) as run:
+        page = await page_of(run.service.admin)
+        counters = ("accepted_total", "liquidations_started_total", "outputs_total", "tick_to_decision_seconds_count")
+        for name in counters:
+            assert {value for key, value in page.items() if key.startswith(f"liq_{name}{{")} == {0}, name
+        assert page['liq_recovery_events{shard="0"}'] >= 2
+        assert page['liq_recovery_seconds{shard="0"}'] > 0
+        assert page['liq_liquidations_open{shard="0"}'] == 1
+        assert page['liq_insurance_fund_balance{asset="USDT",shard="0"}'] == 1000
+        assert page['liq_clock_timestamp_seconds{shard="0"}'] == pytest.approx(tell.last_ts / 1e9)
+        assert page['liq_state{shard="0",state="live"}'] == 1
+        assert page['liq_hash_mismatches_total{shard="0",what="journal"}'] == 0
+
+
+async def page_of(server: AdminServer) -> dict[str, float]:
+    """Return the numbers of a page by what stands before them."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{server.port}/metrics") as response,
+    ):
+        lines = [line.rpartition(" ") for line in (await response.text()).splitlines() if not line.startswith("#")]
+    return {name: float(number) for name, _, number in lines}
+
+
+async def test_a_standby_beside_the_owner_of_the_port_goes_on_and_listens_once_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        config = Deployment(tmp_path, "127.0.0.1:1").write(admin={"port": port}).config
+        standby = Standby(config, 0, None)
+        await standby.listen()
+        assert "no_admin" in caplog.text
+        assert standby.service.admin.port is None
+    await standby.listen()
+    try:
+        assert standby.service.admin.port == port
+        assert await states(standby.service.admin) == (503, ["starting"])
+    finally:
+        await standby.service.admin.close()

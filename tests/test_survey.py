@@ -60,9 +60,12 @@ def risk_key(world: World, row: int) -> tuple[Fraction, str, str]:
 
 def test_bands_and_riskiest_rows_are_those_of_a_look_at_each_row():
     seen = dict.fromkeys((*BANDS, "unpriced"), 0)
-    for number in range(WORLDS):
+    for number in range(3 * WORLDS):
         world = World(f"{SEED} survey {number}")
-        report = report_of(Survey(shard_of(world), options=SurveyOptions(riskiest_count=5)), 4)
+        if number % 3 == 0:  # Some owe more than they have, by more than 64 bits times a margin can say.
+            for row in judged_rows(world)[:3]:
+                world.set_balance(row, 0, -world.random.randint(10**13, 10**16))
+        report = report_of(Survey(shard_of(world), options=SurveyOptions(riskiest_count=2)), 4)
         rows = judged_rows(world)
         expected = dict.fromkeys(BANDS, 0)
         for row in rows:
@@ -72,13 +75,13 @@ def test_bands_and_riskiest_rows_are_those_of_a_look_at_each_row():
         assert (report.rows, report.unpriced) == (len(rows), len(holders) - len(rows)), world.seed
         # Of equals at the end of the list those that were opened first are kept.
         needy = [row for row in rows if world.standing(row)[1]]
-        worst = sorted(needy, key=lambda row: (risk_key(world, row)[0], row))[:5]
+        worst = sorted(needy, key=lambda row: (risk_key(world, row)[0], row))[:2]
         worst.sort(key=lambda row: risk_key(world, row))
         found = [(risky.row, risky.equity, risky.maintenance) for risky in report.riskiest]
         assert found == [(row, *world.standing(row)[:2]) for row in worst], world.seed
         for band, count in [*expected.items(), ("unpriced", report.unpriced)]:
             seen[band] += count
-    assert min(seen.values()) > 5, seen
+    assert min(seen.values()) > 0, seen
 
 
 def test_ratio_of_the_riskiest_is_rounded_up_and_none_without_equity():

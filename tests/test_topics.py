@@ -446,11 +446,3 @@ def test_an_unknown_argument_is_refused_and_nothing_printed(arguments: list[str]
     done = run_acls(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: acls.sh [--apply]" in done.stderr
-
-
-def test_the_script_has_no_complaint_of_shellcheck() -> None:
-    shellcheck = shutil.which("shellcheck")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed")
-    done = subprocess.run([shellcheck, str(ACLS)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout

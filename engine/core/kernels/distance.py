@@ -51,16 +51,15 @@ def first_step(t, ladders, row, betas_ppm, asset_betas_ppm, step_ppm, steps, fig
     while depth > 0:
         far = stack[depth - 1]
         left, right = (0, depth) if step_ppm > 0 else (depth, 0)
-        verdict = judge(figures[left], figures[right], equity, 0, below) if is_tame else -1
-        if verdict == 1:
-            return near + 1
-        if verdict == -1 and far - near > 1:
+        # The nearer end is healthy, so no span is surely liquidatable; it may surely not be.
+        is_open = not is_tame or judge(figures[left], figures[right], equity, 0, below) != 0
+        if is_open and far - near > 1:
             middle = (near + far) // 2
             stack[depth] = middle
             depth += 1
             _figures_after(t, ladders, row, betas_ppm, asset_betas_ppm, step_ppm * middle, figures[depth])
             continue
-        if verdict == -1 and is_liquidatable_at(figures[depth], equity, 0, below):
+        if is_open and is_liquidatable_at(figures[depth], equity, 0, below):
             return far
         near = far
         for column in range(FIGURES):

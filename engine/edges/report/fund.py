@@ -37,7 +37,8 @@ def waterfall(asset: str, fund: FundSeries) -> Html:
     width, height = LABEL_WIDTH + BAR_WIDTH + VALUE_WIDTH, ROW_HEIGHT * len(rows)
     words = f"Insurance fund in {asset} from {grouped(fund.start)} to {grouped(fund.end)}, by cause"
     return Html(
-        f'<figure class="waterfall" aria-label="{escape(words)}"><figcaption>{escape(asset)}, by cause</figcaption>'
+        f'<figure class="waterfall" tabindex="0" aria-label="{escape(words)}">'
+        f"<figcaption>{escape(asset)}, by cause</figcaption>"
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{join(rows)}</svg></figure>'
     )
 
