@@ -2,14 +2,15 @@
 
     paths     a mark over a population, calm, in a crash and in a gap: the trigger index, passes over the holders and
               full recomputes (numba, C, NumPy, Python), all finding the same rows
+    fills     fills that change positions: keys set once before the next price, or at every fill
     stream    from a mark's JSON line to its decision: batches, one by one, loops with orjson and msgspec
     log       a log of marks replayed from a file, by lines in batches and with a message made of each line; ``--day``:
               as long as a day of 200 symbols, a mark a second each
     decode    one line of an event log to an event: the codec, ``json`` with ``Decimal``, ``orjson`` alone
     replay    a crash through the whole core with the simulated venue, outputs hashed, nothing written
 
-All that is compared stands in the same run on the same data; medians, and for paths and stream also the tails. Nothing
-here judges a time.
+All that is compared stands in the same run on the same data; medians, and for paths, fills and stream also the tails.
+Nothing here judges a time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,8 +33,8 @@ import numba
 import numpy as np
 
 from benchmarks.decoding import decoders, log_lines
-from benchmarks.hot_path import measure_paths, measure_stream
-from benchmarks.hot_ways import Times
+from benchmarks.hot_fills import measure_fills
+from benchmarks.hot_path import Times, measure_paths, measure_stream
 from benchmarks.tables import text_table
 from engine import __version__
 from engine.core.params import Instrument
@@ -44,33 +45,65 @@ from engine.tools.replay import ReplayOptions, open_logs, run_logs, run_replay
 from engine.tools.synth import make_population, write_book
 
 Timed = Callable[[], object]
-# Rounds of all symbols in a calm market: enough for drift to matter, few enough for the passes to end.
-CALM_ROUNDS = {100_000: 200, 1_000_000: 20}
 LOG_MARKS, QUICK_MARKS, DAY_MARKS = 2_000_000, 100_000, 200 * 86_400
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the measurements, print the table, write the document; return 0."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything a run takes."""
+
+    # Accounts, rounds of all symbols in a calm market, and in a crash. Calm rounds are enough for drift to matter, few
+    # enough for the passes to end.
+    paths: tuple[tuple[int, int, int], ...] = ((100_000, 200, 200), (1_000_000, 20, 200))
+    # How often an index takes each path, and all fills: the shorter they are, the more another process spoils.
+    walks: int = 3
+    fill_accounts: int = 1_000_000
+    fills: int = 50_000
+    stream_accounts: int = 100_000
+    stream_rounds: int = 50
+    log_marks: int = LOG_MARKS
+    decode_lines: int = 20_000
+    decode_rounds: int = 9
+    replay_accounts: int = 2_000
+    replay_ticks: int = 1_000
+    replay_rounds: int = 3
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    paths=((10_000, 20, 20),),
+    walks=15,
+    fill_accounts=30_000,
+    fills=20_000,
+    stream_accounts=10_000,
+    stream_rounds=20,
+    log_marks=QUICK_MARKS,
+    decode_lines=2_000,
+    decode_rounds=3,
+    replay_accounts=200,
+    replay_ticks=300,
+    replay_rounds=1,
+)
+
+
+def main(arguments: list[str] | None = None, *, quick: Sizes = QUICK) -> int:
+    """Run the measurements, print the table, write the document; return 0. ``quick`` is what ``--quick`` takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--day", action="store_true", help=f"a log of {DAY_MARKS:,} marks instead of {LOG_MARKS:,}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
-    document = measure(quick=options.quick, marks=DAY_MARKS if options.day else LOG_MARKS)
+    full = replace(FULL, log_marks=DAY_MARKS) if options.day else FULL
+    document = measure(quick if options.quick else full)
     print(table(document))
     if options.json is not None:
         options.json.write_text(json.dumps(document, indent=2, default=asdict) + "\n", encoding="utf-8")
     return 0
 
 
-def measure(*, quick: bool, marks: int) -> dict[str, Any]:
+def measure(sizes: Sizes) -> dict[str, Any]:
     """Return all figures: what was measured on, then one entry a measurement."""
-    sizes = (10_000,) if quick else (100_000, 1_000_000)
     before = os.getloadavg()[0]
-    paths = [
-        measure_paths(accounts=accounts, calm=20 if quick else CALM_ROUNDS[accounts], crash=20 if quick else 200)
-        for accounts in sizes
-    ]
     return {
         "machine": {
             "processor": platform.processor() or platform.machine(),
@@ -81,13 +114,15 @@ def measure(*, quick: bool, marks: int) -> dict[str, Any]:
             "numpy": np.__version__,
             "liq-engine": __version__,
         },
-        "paths": paths,
-        "stream": measure_stream(accounts=sizes[0], rounds=20 if quick else 50),
-        "log": measure_log(marks=QUICK_MARKS if quick else marks),
-        "decode": measure_decode(lines=2_000 if quick else 20_000, rounds=3 if quick else 9),
-        "replay": measure_replay(
-            accounts=200 if quick else 2_000, ticks=300 if quick else 1_000, rounds=1 if quick else 3
-        ),
+        "paths": [
+            measure_paths(accounts=accounts, calm=calm, crash=crash, walks=sizes.walks)
+            for accounts, calm, crash in sizes.paths
+        ],
+        "fills": measure_fills(accounts=sizes.fill_accounts, fills=sizes.fills, walks=sizes.walks),
+        "stream": measure_stream(accounts=sizes.stream_accounts, rounds=sizes.stream_rounds),
+        "log": measure_log(marks=sizes.log_marks),
+        "decode": measure_decode(lines=sizes.decode_lines, rounds=sizes.decode_rounds),
+        "replay": measure_replay(accounts=sizes.replay_accounts, ticks=sizes.replay_ticks, rounds=sizes.replay_rounds),
     }
 
 
@@ -222,15 +257,8 @@ def table(document: Mapping[str, Any]) -> str:
     """Return the figures for a terminal, each alternative with how many times the first one's time it takes."""
     lines = [", ".join(f"{name} {value}" for name, value in document["machine"].items())]
     for entry in document["paths"]:
-        for name in ("calm", "crash", "gap"):
-            about = "{accounts:,} accounts, {positions:,} positions in {symbols} symbols, seed {seed}".format(**entry)
-            figures = entry[name]
-            title = f"{name}: {about}; {figures['marks']:,} marks, {figures['found']:,} rows found"
-            lines += ["", title, text_table(time_rows(figures["ways"]))]
-        held = ", ".join(f"{way} {count:,}" for way, count in entry["bytes_an_account"].items())
-        lines += ["", f"bytes an account, {entry['accounts']:,} accounts: {held}"]
-        if entry["without_c"]:
-            lines.append(f"C is left out: {entry['without_c']}")
+        lines += path_lines(entry)
+    lines += fill_lines(document["fills"])
     stream, log = document["stream"], document["log"]
     lines += [
         "",
@@ -258,12 +286,42 @@ def table(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def time_rows(ways: Mapping[str, Times]) -> list[tuple[str, ...]]:
+def path_lines(entry: Mapping[str, Any]) -> list[str]:
+    """Return the tables of one population."""
+    about = "{accounts:,} accounts, {positions:,} positions in {symbols} symbols, seed {seed}".format(**entry)
+    lines = []
+    for name in ("calm", "crash", "gap"):
+        figures = entry[name]
+        title = f"{name}: {about}; {figures['marks']:,} marks, {figures['found']:,} rows found"
+        lines += ["", title, text_table(time_rows(figures["ways"]))]
+        if figures["index_by_c"]:
+            ratios = ", ".join(f"{ratio:.2f} ({way})" for way, ratio in figures["index_by_c"].items())
+            lines.append(f"    numba's best by that of the same algorithm in C: {ratios}")
+    held = ", ".join(f"{way} {count:,}" for way, count in entry["bytes_an_account"].items())
+    lines += ["", f"bytes an account, {entry['accounts']:,} accounts: {held}"]
+    if entry["without_c"]:
+        lines.append(f"C is left out: {entry['without_c']}")
+    return lines
+
+
+def fill_lines(entry: Mapping[str, Any]) -> list[str]:
+    """Return the table of fills."""
+    whose = ", ".join(f"{size} of {accounts:,} accounts" for size, accounts in entry["accounts_a_batch"].items())
+    ratios = ", ".join(f"{ratio:.2f} ({size} a batch)" for size, ratio in entry["each_by_once"].items())
+    return [
+        "",
+        "fills: {accounts:,} accounts, {fills:,} fills; of a batch of ".format(**entry) + whose,
+        text_table(time_rows(entry["ways"], unit="fill")),
+        f"    best of keys set at each fill by that of keys set once a batch: {ratios}",
+    ]
+
+
+def time_rows(ways: Mapping[str, Times], unit: str = "mark") -> list[tuple[str, ...]]:
     """Return a header and a row of microseconds a way, the last column how many times the first way's mean."""
-    rows: list[tuple[str, ...]] = [("us a mark", "mean", "p50", "p99", "p99.9", "max", "marks", "x")]
+    rows: list[tuple[str, ...]] = [(f"us a {unit}", "mean", "best", "p50", "p99", "p99.9", "max", f"{unit}s", "x")]
     base = next(iter(ways.values())).mean
     for way, times in ways.items():
-        figures = (times.mean, times.p50, times.p99, times.p99_9, times.max)
+        figures = (times.mean, times.mean_best, times.p50, times.p99, times.p99_9, times.max)
         cells = [f"{figure / 1_000:,.2f}" for figure in figures]
         rows.append((way, *cells, f"{times.events:,}", f"{times.mean / max(base, 1):,.1f}"))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 
 import numpy as np
 
@@ -11,8 +12,18 @@ from benchmarks.hot_ways import Way
 from engine.core.book import CROSS
 from engine.core.events import INSURANCE
 from engine.core.kernels.follow import MANTISSA, MARK_COLUMNS, PLACES, SYMBOL, TS, follow_marks
-from engine.core.kernels.rows import load_balances, put_balance
-from engine.core.kernels.tables import FLAGS, MARK_DECIMALS, MARK_TS, PRICE, STALE_COUNT, SYSTEM
+from engine.core.kernels.rows import load_balances, put_balance, set_all_stale
+from engine.core.kernels.tables import (
+    COST_MAX,
+    FLAGS,
+    MARK_DECIMALS,
+    MARK_TS,
+    PRICE,
+    SIZE_MAX,
+    STALE_COUNT,
+    SYSTEM,
+    Tables,
+)
 from engine.core.kernels.triggers import concerned_rows_into, share_stale
 from engine.core.params import Asset, Instrument, Policy, Risk, Tier
 from engine.core.shard import Shard
@@ -39,6 +50,9 @@ def shard_of(market: Market) -> Shard:
         np.vstack([market.row + 1, market.symbol, legs, market.size, market.cost, slots]).astype(np.int64)
     )
     load_balances(tables.view, 0, np.concatenate(([0], market.wallet)))
+    # What may be put in force without a sum in exact integers depends on the largest positions there are.
+    for column, figures in ((SIZE_MAX, market.size), (COST_MAX, market.cost)):
+        np.maximum.at(tables.symbols[:, column], market.symbol, np.abs(figures))
     share_stale(tables.view)
     return shard
 
@@ -60,28 +74,38 @@ def instrument_of(market: Market, index: int) -> Instrument:
     )
 
 
-class Index(Way):
-    """The trigger index, a call for each mark, as when a service takes them one by one."""
+class Indexed(Way):
+    """A trigger index over tables of the engine's form; the first row is the fund's."""
 
-    label = "trigger index"
+    touched: Int64Array
 
-    def __init__(self, market: Market) -> None:
-        self.shard = shard_of(market)
-        self.book = self.shard.book
-        self.view = self.book.tables.view
-        self.found = self.book.tables.found_rows
-        self.touched = np.zeros(len(self.found), dtype=np.int32)
+    def __init__(self, view: Tables, found: Int64Array) -> None:
+        self.view = view
+        self.touched = found
+
+    @abstractmethod
+    def share(self) -> None:
+        """Set the keys of stale rows."""
+
+    @abstractmethod
+    def find(self, symbol: int, price: int) -> int:
+        """Put a mark in force; write the rows that need a look, some perhaps twice, and return how many were written.
+
+        The keys of those that were looked at are yet to be set.
+        """
+
+    @abstractmethod
+    def follow(self, marks: Int64Array, begin: int, stream: Int64Array) -> tuple[int, int]:
+        """Put marks in force from ``begin`` on, as ``follow_marks`` does; return what it returns."""
 
     def mark(self, symbol: int, price: int) -> int:
         """Take a mark."""
-        share_stale(self.view)
-        self.view.symbols[symbol, PRICE] = price
-        count = int(concerned_rows_into(self.view, symbol, self.found))
-        if count:
-            rows = np.unique(self.found[:count]) - 1
-            count = len(rows)
-            self.touched[:count] = rows
-        return count
+        self.share()
+        return self.find(symbol, price)
+
+    def rows(self, count: int) -> Int64Array:
+        """Return the rows that were found, rising, each once."""
+        return np.unique(self.touched[:count]) - 1
 
     def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
         """Add to the wallets of rows."""
@@ -92,52 +116,83 @@ class Index(Way):
         """Go back to where the market began."""
         self.view.balances[1 : market.accounts + 1, 0] = market.wallet
         self.view.rows[:, FLAGS] &= SYSTEM
+        self.view.symbols[:, PRICE] = market.marks
+        self.view.symbols[:, MARK_TS] = 0
         self.view.settings[STALE_COUNT] = 0
-        self.book.clock = None
-        for symbol, mark in enumerate(market.marks.tolist()):
-            self.book.set_mark(symbol, mark, 0, is_seen=True)
-        self.shard.episodes.clear()
-        self.book.set_all_stale()
-        share_stale(self.view)
+        set_all_stale(self.view, market.accounts + 1)
+        self.share()
 
     def bytes_held(self) -> int:
         """Return how many bytes it holds, room for growth included."""
         return sum(array.nbytes for array in self.view)
 
 
-class Batches:
-    """The trigger index fed with marks many at a time, as the machine feeds it (``Machine.fold``)."""
+class Index(Indexed):
+    """The engine's trigger index, a call for each mark, as when a service takes them one by one."""
 
-    label = "trigger index, 256 marks a call"
+    label = "trigger index"
+
+    def __init__(self, market: Market) -> None:
+        self.shard = shard_of(market)
+        tables = self.shard.book.tables
+        super().__init__(tables.view, tables.found_rows)
+
+    def share(self) -> None:
+        """Set the keys of stale rows."""
+        share_stale(self.view)
+
+    def find(self, symbol: int, price: int) -> int:
+        """Put a mark in force."""
+        self.view.symbols[symbol, PRICE] = price
+        return int(concerned_rows_into(self.view, symbol, self.touched))
+
+    def follow(self, marks: Int64Array, begin: int, stream: Int64Array) -> tuple[int, int]:
+        """Put marks in force."""
+        position, count = follow_marks(self.view, marks, begin, stream, self.touched)
+        return int(position), int(count)
+
+    def reset(self, market: Market) -> None:
+        """Go back to where the market began, with the book that the machine sees."""
+        book = self.shard.book
+        book.clock = None
+        for symbol, mark in enumerate(market.marks.tolist()):
+            book.set_mark(symbol, mark, 0, is_seen=True)
+        self.shard.episodes.clear()
+        super().reset(market)
+
+
+class Batches:
+    """A trigger index fed with marks many at a time, as the machine feeds it (``Machine.fold``)."""
+
     size = 256
 
-    def __init__(self, index: Index, market: Market) -> None:
+    def __init__(self, index: Indexed) -> None:
         self.index = index
-        self.market = market
-        book = index.book
-        for symbol in range(len(market.names)):
-            book.marks[symbol].is_seen = True
-            book.note_mark(symbol)
+        self.label = f"{index.label}, {self.size} marks a call"
 
-    def walk(self, path: Path, amounts: Int64Array) -> Int64Array:
-        """Walk a path; who is found deposits its amount. Returns the nanoseconds a mark, batch by batch."""
-        view, found = self.index.view, self.index.found
-        marks = np.zeros((len(path.symbols), MARK_COLUMNS), dtype=np.int64)
-        marks[:, SYMBOL], marks[:, MANTISSA], marks[:, TS] = path.symbols, path.prices, 1
-        marks[:, PLACES] = view.symbols[path.symbols, MARK_DECIMALS]
-        view.symbols[:, MARK_TS] = 0
+    def walk(self, path: Path, amounts: Int64Array) -> tuple[list[Int64Array], Int64Array]:
+        """Walk a path; who is found deposits its amount. Returns the rows each mark found, and ns a mark by batch."""
+        marks = self.lines_of(path)
         stream = np.array([0, INT64_MAX, 0, 0], dtype=np.int64)
+        found = [np.zeros(0, dtype=np.int64)] * len(marks)
         taken = []
         for first in range(0, len(marks), self.size):
             batch, position, spent = marks[first : first + self.size], 0, 0
             while position < len(batch):
                 started = time.perf_counter_ns()
-                position, count = follow_marks(view, batch, position, stream, found)
+                position, count = self.index.follow(batch, position, stream)
                 spent += time.perf_counter_ns() - started
                 if count:
-                    rows = np.unique(found[:count]) - 1
+                    rows = found[first + position - 1] = self.index.rows(count)
                     self.index.deposit(rows, amounts[rows])
             started = time.perf_counter_ns()
-            share_stale(view)
+            self.index.share()
             taken.append((spent + time.perf_counter_ns() - started) // len(batch))
-        return np.array(taken, dtype=np.int64)
+        return found, np.array(taken, dtype=np.int64)
+
+    def lines_of(self, path: Path) -> Int64Array:
+        """Return a path as the reader of lines would hand it over, all marks of one time."""
+        marks = np.zeros((len(path.symbols), MARK_COLUMNS), dtype=np.int64)
+        marks[:, SYMBOL], marks[:, MANTISSA], marks[:, TS] = path.symbols, path.prices, 1
+        marks[:, PLACES] = self.index.view.symbols[path.symbols, MARK_DECIMALS]
+        return marks

@@ -1,4 +1,4 @@
-/* The C of hot_ways.py: full recompute and one pass over a symbol's holders.
+/* Two of the ways of hot_c.py: full recompute and one pass over a symbol's holders.
  *
  * Both look a position's margin up in a band: a stretch of notionals of one symbol over which the margin is one line,
  * tiers cut where 64 bits end. Each position remembers its band, so that the look-up is two comparisons that mostly

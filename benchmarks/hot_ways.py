@@ -1,51 +1,33 @@
-"""What a mark costs without an index, four ways, on one market: ``python -m benchmarks.hot_ways [--accounts N] …``.
+"""What a mark costs without an index: ways to follow it that look at everybody, or at all who hold the symbol.
 
 Each way answers the same question after each mark: which accounts that hold the symbol need a look, because their
 MM / E has reached the margin call's 0.8 (who is liquidatable is among them) or they owe without a position.
 
-    full recompute    every account from its positions; knows nothing but wallets, positions and marks (C, numba)
-    holders           one pass over the symbol's holders, which moves the equity and margin kept for each row (C, numba)
+    full recompute    every account from its positions; knows nothing but wallets, positions and marks (numba; C)
+    holders           one pass over the symbol's holders, which moves the equity and margin kept for each row (numba; C)
     holders, NumPy    the same in whole-array operations
     Python            a loop over the accounts that hold the symbol, each from its positions
 
-All are exact in integers, and are checked against each other on the market they are timed on. They are written for
-what the market holds, linear contracts of multiplier 1 at asset price 1, and leave out what else the engine does for a
-mark: unknown prices, flags of rows, notionals, overflow. Single thread. C is compiled with ``cc`` when there is one.
-
-Times are of one mark each, by the wall clock, and paths are walked round by round, ways in turn; the mean is the
-median of the rounds' means, the best their lowest, which another busy process spoils last. The slow ones look in the
-last rounds only: full recomputes in two, Python in one.
+All are exact in integers. They are written for what the market holds, linear contracts of multiplier 1 at asset price
+1, and leave out what else the engine does for a mark: unknown prices, flags of rows, notionals, overflow. Single
+thread. Those in C stand in ``hot_c.py``; ``hot_path.py`` walks them all over the same marks.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import json
-import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from benchmarks.hot_market import Int64Array, Market, Path, make_market, ppm_up
-from benchmarks.tables import text_table
+from benchmarks.hot_market import Int64Array, Market, ppm_up
 from engine.core.kernels.arith import div_up
 from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.fetch import fetch
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, RATE
 from engine.core.params import Policy
 from engine.units import INT64_MAX, PPM
@@ -61,37 +43,29 @@ BLOCK_ROWS = 256
 # would take four times as long.
 AHEAD = 32
 STANDING_BYTES = 16
-
-# Which part of the events the ways are compared on: one in so many, which meets all symbols in turn.
-CHECK_EVERY = 83
-GAP_ROUNDS = 5
-GAP_FALL = 0.2
 POINTER_BYTES = 8
-LABELS = "full recompute, C", "full recompute, numba", "holders, C", "holders, numba", "holders, NumPy", "Python"
-PATHS = {
-    "calm": "all symbols in turn, a basis point a tick",
-    "crash": "all symbols in turn, down by 10 to 30 %",
-    "gap": "the first symbol down by a fifth at once",
-}
-COMPILE = ("-O3", "-march=native", "-shared", "-fPIC")
 
 
 class Way(ABC):
     """One way to follow marks."""
 
     label: str
-    # In how many rounds, the last ones, it looks; a slow way in fewer than there are.
-    rounds_max = sys.maxsize
-    # Rows, rising: what the last mark found stands in front.
-    touched: npt.NDArray[np.int32]
+    # Whether a mark costs so much, and all of them about the same, that a few tell.
+    is_slow = False
+    # What the last mark found stands in front.
+    touched: npt.NDArray[np.int32] | Int64Array
 
     @abstractmethod
     def mark(self, symbol: int, price: int) -> int:
         """Take a mark; write the symbol's holders that need a look to ``touched`` and return how many they are."""
 
-    def put(self, symbol: int, price: int) -> None:
-        """Take a mark and look at nobody."""
-        self.mark(symbol, price)
+    @abstractmethod
+    def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
+        """Add to the wallets of rows, each there once."""
+
+    def rows(self, count: int) -> Int64Array:
+        """Return the rows that the last mark found, rising; ``count`` is what it returned."""
+        return self.touched[:count].astype(np.int64)
 
     def standings(self) -> tuple[Int64Array, Int64Array] | None:
         """Return each row's equity and maintenance margin where they are kept."""
@@ -125,7 +99,7 @@ def band_table(market: Market) -> tuple[Int64Array, list[int]]:
 class Full(Way):
     """Every account from its positions: what full recomputes hold."""
 
-    rounds_max = 2
+    is_slow = True
 
     def __init__(self, market: Market) -> None:
         self.bands, self.band_base = band_table(market)
@@ -138,9 +112,9 @@ class Full(Way):
         self.value_sums, self.margin_sums = np.zeros(room, dtype=np.uint64), np.zeros(room, dtype=np.uint64)
         self.touched = np.zeros(market.accounts, dtype=np.int32)
 
-    def put(self, symbol: int, price: int) -> None:
-        """Note the price."""
-        self.bands[self.band_base[symbol] : self.band_base[symbol + 1], BAND_PRICE] = price
+    def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
+        """Add to the cash."""
+        self.cash[rows] += amounts
 
 
 def first_bands(band_base: Sequence[int], symbols: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
@@ -157,9 +131,10 @@ class FullNumba(Full):
 
     def mark(self, symbol: int, price: int) -> int:
         """Value everybody."""
-        self.put(symbol, price)
+        begin, end = self.band_base[symbol], self.band_base[symbol + 1]
+        self.bands[begin:end, BAND_PRICE] = price
         arrays = self.row_base, self.cash, self.band, self.size, self.bands, self.value_sums, self.margin_sums
-        return int(mark_all(*arrays, self.band_base[symbol], self.band_base[symbol + 1], CALL_PPM, self.touched))
+        return int(mark_all(*arrays, begin, end, CALL_PPM, self.touched))
 
 
 class Kept(Way):
@@ -176,6 +151,10 @@ class Kept(Way):
         self.band = first_bands(self.band_base, market.symbol)[holders.order]
         self.standing = np.stack(market.standings(market.marks), axis=1)
         self.touched = np.zeros(market.accounts, dtype=np.int32)
+
+    def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
+        """Add to the equity."""
+        self.standing[rows, 0] += amounts
 
     def standings(self) -> tuple[Int64Array, Int64Array]:
         """Return what is kept."""
@@ -277,26 +256,6 @@ def mark_all(
     return found
 
 
-def fetch_code(_: Any, standing: Any, row: Any) -> Any:
-    """Have the processor bring a row of ``standing`` near, to be written soon; numba has no word for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        place = builder.mul(arguments[1], ir.IntType(64)(STANDING_BYTES))
-        address = builder.gep(builder.bitcast(array.data, pointer), [place])
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
-        # To write, keep in all caches, data.
-        builder.call(function, [address, number(1), number(3), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(standing, row), generate
-
-
-fetch_standing = intrinsic(fetch_code)
-
-
 @kernel
 def mark_holders(
     rows: Any,
@@ -319,7 +278,7 @@ def mark_holders(
     found = 0
     change = price - before
     for place in range(np.uint64(first), np.uint64(last)):
-        fetch_standing(standing, np.int64(rows[place + np.uint64(AHEAD)]))
+        fetch(standing, np.int64(rows[place + np.uint64(AHEAD)]) * STANDING_BYTES)
         size = sizes[place]
         notional = abs(size) * price
         known = np.uint64(band[place])
@@ -338,84 +297,11 @@ def mark_holders(
     return found
 
 
-class FullArrays(ctypes.Structure):
-    """``struct full`` of hot_ways.c."""
-
-    arrays = ("row_base", "cash", "band", "size", "bands", "value_sums", "margin_sums", "touched")
-    _fields_ = (*((name, ctypes.c_void_p) for name in arrays), ("rows", ctypes.c_int64))
-
-
-class HolderArrays(ctypes.Structure):
-    """``struct holders`` of hot_ways.c."""
-
-    arrays = ("row", "size", "margin", "band", "bands", "standing", "touched")
-    _fields_ = tuple((name, ctypes.c_void_p) for name in arrays)
-
-
-def pointers(way: Way, names: Iterable[str]) -> dict[str, int]:
-    """Return where arrays of a way lie."""
-    return {name: getattr(way, name).ctypes.data for name in names}
-
-
-class FullC(Full):
-    """Full recompute, compiled from C."""
-
-    label = "full recompute, C"
-
-    def __init__(self, market: Market, library: ctypes.CDLL) -> None:
-        super().__init__(market)
-        self.arrays = FullArrays(rows=market.accounts, **pointers(self, FullArrays.arrays))
-        self.address = ctypes.byref(self.arrays)
-        self.run = library.mark_all
-
-    def mark(self, symbol: int, price: int) -> int:
-        """Value everybody."""
-        base = self.band_base
-        found: int = self.run(self.address, base[symbol], base[symbol + 1], price, CALL_PPM)
-        return found
-
-
-class HoldersC(Kept):
-    """One pass over the holders, compiled from C."""
-
-    label = "holders, C"
-
-    def __init__(self, market: Market, library: ctypes.CDLL) -> None:
-        super().__init__(market)
-        self.arrays = HolderArrays(**pointers(self, HolderArrays.arrays))
-        self.address = ctypes.byref(self.arrays)
-        self.run = library.mark_holders
-
-    def mark(self, symbol: int, price: int) -> int:
-        """Move the holders' sums."""
-        before, self.marks[symbol] = self.marks[symbol], price
-        found: int = self.run(self.address, self.base[symbol], self.base[symbol + 1], before, price, CALL_PPM)
-        return found
-
-
-def compile_c(compiler: str = "cc") -> ctypes.CDLL | str:
-    """Return hot_ways.c compiled and loaded, or why it cannot be."""
-    found = shutil.which(compiler)
-    if found is None:
-        return f"no C compiler ({compiler}) was found"
-    with tempfile.TemporaryDirectory() as folder:
-        built = pathlib.Path(folder) / "hot_ways.so"
-        source = pathlib.Path(__file__).with_suffix(".c")
-        command = [found, *COMPILE, str(source), "-o", str(built)]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
-        if run.returncode != 0:
-            return f"{compiler} ended with {run.returncode}: {run.stderr.strip()[:200]}"
-        library = ctypes.CDLL(str(built))
-    library.mark_all.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
-    library.mark_holders.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
-    library.mark_all.restype = library.mark_holders.restype = ctypes.c_int64
-    return library
-
-
 class HoldersNumpy(Way):
     """One pass over the holders in whole-array operations."""
 
     label = "holders, NumPy"
+    is_slow = True
 
     def __init__(self, market: Market) -> None:
         holders = market.holders()
@@ -449,6 +335,10 @@ class HoldersNumpy(Way):
         self.touched = rows[in_need]
         return len(self.touched)
 
+    def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
+        """Add to the equity."""
+        self.equity[rows] += amounts
+
     def standings(self) -> tuple[Int64Array, Int64Array]:
         """Return what is kept."""
         return self.equity, self.maintenance
@@ -458,7 +348,7 @@ class PythonLoop(Way):
     """A loop over the accounts that hold the symbol, each from its positions."""
 
     label = "Python"
-    rounds_max = 1
+    is_slow = True
 
     def __init__(self, market: Market) -> None:
         self.marks = market.marks.tolist()
@@ -475,9 +365,10 @@ class PythonLoop(Way):
         ]
         self.touched = np.zeros(0, dtype=np.int32)
 
-    def put(self, symbol: int, price: int) -> None:
-        """Note the price."""
-        self.marks[symbol] = price
+    def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
+        """Add to the cash."""
+        for row, amount in zip(rows.tolist(), amounts.tolist(), strict=True):
+            self.cash[row] += amount
 
     def mark(self, symbol: int, price: int) -> int:
         """Value the holders."""
@@ -512,168 +403,3 @@ class PythonLoop(Way):
             sizes += sum(sys.getsizeof(pair) + sys.getsizeof(pair[1]) for pair in held)
             sizes += len(held) * (sys.getsizeof(row) + POINTER_BYTES)
         return sizes * accounts // len(sample)
-
-
-def make_ways(market: Market, library: ctypes.CDLL | str) -> list[Way]:
-    """Return all ways that can be had here, a market each of its own."""
-    built = [] if isinstance(library, str) else [FullC(market, library), HoldersC(market, library)]
-    ways = [*built, FullNumba(market), HoldersNumba(market), HoldersNumpy(market), PythonLoop(market)]
-    return sorted(ways, key=lambda way: LABELS.index(way.label))
-
-
-def rows_found(way: Way, symbol: int, price: int) -> list[int]:
-    """Return the rows that a way finds after a mark."""
-    count = way.mark(symbol, price)
-    rows: list[int] = way.touched[:count].tolist()
-    return rows
-
-
-def check_same(ways: Sequence[Way], market: Market, path: Path, *, every: int = 1) -> int:
-    """Walk a path, all ways looking at one event in ``every``; return how many rows they found.
-
-    Stops the run unless they find the same rows and have kept the figures that follow from positions and marks.
-    """
-    marks, found = market.marks.copy(), 0
-    for number, (symbol, price) in enumerate(path.events()):
-        marks[symbol] = price
-        if number % every:
-            for way in ways:
-                way.put(symbol, price)
-            continue
-        rows = rows_found(ways[0], symbol, price)
-        found += len(rows)
-        for way in ways[1:]:
-            if rows_found(way, symbol, price) != rows:
-                raise SystemExit(f"{way.label} and {ways[0].label} differ at mark {number}, of {market.names[symbol]}")
-    expected = market.standings(marks)
-    for way in ways:
-        kept = way.standings()
-        if kept is not None and not all(map(np.array_equal, kept, expected)):
-            raise SystemExit(f"{way.label}: equity or margin differs from what positions and marks say")
-    settle(ways, market)
-    return found
-
-
-def settle(ways: Iterable[Way], market: Market) -> None:
-    """Take all marks back to where they began."""
-    for way in ways:
-        for symbol, price in enumerate(market.marks.tolist()):
-            way.put(symbol, price)
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Nanoseconds of one mark: median and lowest of the rounds' means, and percentiles of all marks."""
-
-    events: int
-    mean: int
-    mean_best: int
-    p50: int
-    p99: int
-    p99_9: int
-    max: int
-
-    @classmethod
-    def of(cls, rounds: Sequence[Int64Array]) -> Times:
-        """Return the figures of what each round took."""
-        means = [int(times.mean()) for times in rounds]
-        ordered = np.sort(np.concatenate(rounds))
-        p50, p99, p99_9 = (int(ordered[-(-len(ordered) * part // 1_000) - 1]) for part in (500, 990, 999))
-        return cls(len(ordered), int(median(means)), min(means), p50, p99, p99_9, int(ordered[-1]))
-
-
-def time_path(ways: Sequence[Way], market: Market, path: Path) -> dict[str, Times]:
-    """Walk a path round by round with each way in turn; return what a mark took, by the way's label."""
-    events, symbols = list(path.events()), len(market.names)
-    rounds = [events[begin : begin + symbols] for begin in range(0, len(events), symbols)]
-    taken: dict[str, list[Int64Array]] = {way.label: [] for way in ways}
-    for number, marks in enumerate(rounds):
-        for way in ways:
-            if number < len(rounds) - way.rounds_max:
-                for symbol, price in marks:
-                    way.put(symbol, price)
-            else:
-                taken[way.label].append(time_marks(way, marks))
-    settle(ways, market)
-    return {label: Times.of(times) for label, times in taken.items()}
-
-
-def time_gap(ways: Sequence[Way], market: Market, path: Path, rounds: int) -> dict[str, Times]:
-    """Take the only mark of a path again and again, from where the market began."""
-    ((symbol, price),) = path.events()
-    taken: dict[str, list[Int64Array]] = {way.label: [] for way in ways}
-    for number in range(rounds):
-        for way in ways:
-            if number < way.rounds_max:
-                taken[way.label].append(time_marks(way, [(symbol, price)]))
-                way.put(symbol, int(market.marks[symbol]))
-    return {label: Times.of(times) for label, times in taken.items()}
-
-
-def time_marks(way: Way, marks: Sequence[tuple[int, int]]) -> Int64Array:
-    """Return the nanoseconds that each mark takes."""
-    clock, mark = time.perf_counter_ns, way.mark
-    taken = np.zeros(len(marks), dtype=np.int64)
-    for number, (symbol, price) in enumerate(marks):
-        started = clock()
-        mark(symbol, price)
-        taken[number] = clock() - started
-    return taken
-
-
-def measure(*, accounts: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Return all figures: what was measured on, then one entry a path."""
-    market = make_market(accounts=accounts, seed=seed)
-    library = compile_c()
-    ways = make_ways(market, library)
-    calm, crash, gap = market.calm(rounds), market.crash(2 * rounds), market.gap(0, GAP_FALL)
-    found = check_same(ways, market, crash, every=CHECK_EVERY) + check_same(ways, market, gap)
-    return {
-        "accounts": accounts,
-        "symbols": len(market.names),
-        "positions": len(market.size),
-        "positions_of_the_first": int(market.holders().base[1]),
-        "rows_found_alike": found,
-        "without_c": library if isinstance(library, str) else None,
-        "bytes_an_account": {way.label: round(way.bytes_held() / accounts) for way in ways},
-        "calm": time_path(ways, market, calm),
-        "crash": time_path(ways, market, crash),
-        "gap": time_gap(ways, market, gap, GAP_ROUNDS),
-    }
-
-
-def table(document: dict[str, Any]) -> str:
-    """Return the figures for a terminal."""
-    lines = [
-        "{accounts:,} accounts, {positions:,} positions in {symbols} symbols, {positions_of_the_first:,} of them in "
-        "the first; {rows_found_alike:,} rows found alike by all before the clock ran".format(**document)
-    ]
-    if document["without_c"]:
-        lines.append(f"C is left out: {document['without_c']}")
-    for name, about in PATHS.items():
-        rows = [(f"{name}: {about}", "mean us", "best", "p50", "p99", "p99.9", "max", "marks")]
-        for label, times in document[name].items():
-            figures = (times.mean, times.mean_best, times.p50, times.p99, times.p99_9, times.max)
-            rows.append((label, *(f"{figure / 1_000:,.1f}" for figure in figures), f"{times.events:,}"))
-        lines += ["", text_table(rows)]
-    held = [(label, f"{count:,}") for label, count in document["bytes_an_account"].items()]
-    return "\n".join([*lines, "", text_table([("bytes an account", ""), *held])])
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print the tables, write the document; return 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hot_ways", description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--accounts", type=int, default=100_000, help="how many accounts (100,000)")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of the calm market, twice as many crash (10)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the market (1)")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures to FILE")
-    options = parser.parse_args(arguments)
-    document = measure(accounts=options.accounts, rounds=options.rounds, seed=options.seed)
-    print(table(document))
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2, default=asdict) + "\n", encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.book import LEG_NAMES
-from engine.core.events import Fill, Mark
+from engine.core.events import Fill, Mark, Side
 from engine.core.kernels import lines as columns
 from engine.core.kernels.lines import (
     DIGITS_MAX,
@@ -39,7 +39,7 @@ MUTATIONS_PER_EVENT = 4
 FAULTS_SHOWN = 10
 # What rows hold before they are written: no column may be right by accident.
 STALE = -7
-SIDE_NAMES = ("buy", "sell")
+SIDE_NAMES: tuple[Side, ...] = ("buy", "sell")
 
 Rows = list[list[int]]
 
@@ -103,7 +103,7 @@ def event_of(data: bytes, row: list[int]) -> Mark | Fill | None:
         name(columns.FILL_ID_START),
         name(columns.ACCOUNT_START),
         symbol,
-        SIDE_NAMES[row[columns.SIDE]],  # type: ignore[arg-type]
+        SIDE_NAMES[row[columns.SIDE]],
         number(columns.QTY),
         price,
         ts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from decimal import Decimal
 from itertools import pairwise
@@ -12,29 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import hot_ways
+from benchmarks.hot_c import FullC, HoldersC, compile_c
 from benchmarks.hot_market import Market, Path, make_market
 from benchmarks.hot_python import event_loops, mark_lines, price_steps, run_orjson, try_msgspec
-from benchmarks.hot_ways import (
-    CALL_PPM,
-    LABELS,
-    FullC,
-    FullNumba,
-    HoldersC,
-    HoldersNumba,
-    HoldersNumpy,
-    PythonLoop,
-    Times,
-    Way,
-    band_table,
-    check_same,
-    compile_c,
-    make_ways,
-    rows_found,
-    settle,
-    time_gap,
-    time_path,
-)
+from benchmarks.hot_ways import CALL_PPM, FullNumba, HoldersNumba, HoldersNumpy, PythonLoop, Way, band_table
 from engine.core.events import Mark
 from engine.edges.codec import decode
 from engine.edges.config import load_risk
@@ -44,7 +24,7 @@ from tests.reference_kernels import Contract, needs_a_look, position_maintenance
 RULE = [0, CALL_PPM, 750_000]
 # 1 % of the first $1,000, 5 % of what is above.
 TIERS = ((0, 10_000), (1_000 * UNIT, 50_000))
-WAYS = dict(zip(LABELS, (FullC, FullNumba, HoldersC, HoldersNumba, HoldersNumpy, PythonLoop), strict=True))
+KINDS: tuple[Any, ...] = FullC, FullNumba, HoldersC, HoldersNumba, HoldersNumpy, PythonLoop
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +32,10 @@ def library():
     return compile_c()
 
 
-@pytest.fixture(scope="module", params=LABELS)
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.label)
 def make_way(request, library):
     """Each way in turn, as what makes it of a market."""
-    kind = WAYS[request.param]
+    kind = request.param
     if kind not in (FullC, HoldersC):
         return kind
     if isinstance(library, str):
@@ -136,6 +116,17 @@ class Oracle:
         return needs_a_look(
             equity, maintenance, is_priced=True, is_own=False, is_called=False, is_watched=False, rule=RULE
         )
+
+
+def rows_found(way: Way, symbol: int, price: int) -> list[int]:
+    """The rows that a way finds after a mark."""
+    return way.rows(way.mark(symbol, price)).tolist()
+
+
+def take_back(way: Way, market: Market) -> None:
+    """Take all marks back to where they began."""
+    for symbol, price in enumerate(market.marks.tolist()):
+        way.mark(symbol, price)
 
 
 def positions_of(market: Market) -> tuple[np.ndarray, ...]:
@@ -341,18 +332,8 @@ def test_every_way_finds_what_the_formulas_find_through_calm_crash_and_gap(marke
             expected = oracle.mark(symbol, price)
             assert rows_found(way, symbol, price) == expected
             found += len(expected)
-        settle([way], market)
+        take_back(way, market)
     assert found > 500
-
-
-def test_a_mark_that_was_only_put_counts_from_then_on(market, make_way):
-    way, oracle = make_way(market), Oracle(market)
-    *earlier, last = market.crash(2).events()
-    for symbol, price in earlier:
-        way.put(symbol, price)
-        oracle.marks[symbol] = price
-    expected = oracle.mark(*last)
-    assert rows_found(way, *last) == expected != []
 
 
 def test_bands_cut_tiers_where_the_product_with_the_rate_leaves_64_bits(market):
@@ -368,47 +349,23 @@ def test_bands_cut_tiers_where_the_product_with_the_rate_leaves_64_bits(market):
         assert set(floors) <= {row[1] for row in own}
 
 
-def test_all_ways_agree_and_what_they_keep_is_what_positions_and_marks_say(market, library):
-    ways = make_ways(market, library)
-    assert [way.label for way in ways] == [
-        label for label in LABELS if "C" not in label or not isinstance(library, str)
-    ]
-    assert check_same(ways, market, market.crash(4)) > 100
+@pytest.mark.parametrize("kind", [HoldersNumba, HoldersNumpy])
+def test_what_passes_over_holders_keep_is_what_positions_and_marks_say(market, kind):
+    way, path = kind(market), market.crash(4)
+    for symbol, price in path.events():
+        way.mark(symbol, price)
+    assert all(map(np.array_equal, way.standings(), market.standings(path.prices[-12:])))
     # Back at the first marks, each sum is again what it was.
-    for way in ways:
-        kept = way.standings()
-        assert kept is None or all(map(np.array_equal, kept, market.standings(market.marks)))
+    take_back(way, market)
+    assert all(map(np.array_equal, way.standings(), market.standings(market.marks)))
 
 
-class Forgetful(HoldersNumpy):
-    """Leaves the last row out."""
-
-    label = "forgetful"
-
-    def mark(self, symbol: int, price: int) -> int:
-        return max(0, super().mark(symbol, price) - 1)
-
-
-class Careless(HoldersNumpy):
-    """Adds a unit to an account's equity where it matters to nobody."""
-
-    label = "careless"
-
-    def mark(self, symbol: int, price: int) -> int:
-        self.equity[self.row[self.base[symbol]]] += symbol == 3
-        return super().mark(symbol, price)
-
-
-def test_a_way_that_forgets_a_row_is_caught(market):
-    with pytest.raises(SystemExit, match="forgetful and holders, NumPy differ at mark"):
-        check_same([HoldersNumpy(market), Forgetful(market)], market, market.crash(2))
-    # Looked at only where nobody is in need, there is nothing to see.
-    assert check_same([HoldersNumpy(market), Forgetful(market)], market, market.calm(1), every=12) == 0
-
-
-def test_a_way_that_keeps_a_wrong_unit_is_caught(market):
-    with pytest.raises(SystemExit, match="careless: equity or margin differs"):
-        check_same([HoldersNumpy(market), Careless(market)], market, market.calm(1))
+def test_who_is_found_is_found_no_more_once_it_has_deposited_enough(make_way, market):
+    way, (symbol, price) = make_way(market), next(market.gap(0, 0.2).events())
+    rows = way.rows(way.mark(symbol, price))
+    assert len(rows) > 10
+    way.deposit(rows[1:], np.full(len(rows) - 1, 10**18))
+    assert rows_found(way, symbol, price) == rows[:1].tolist()
 
 
 def test_bytes_count_every_array_a_way_holds(market):
@@ -421,55 +378,6 @@ def test_bytes_count_every_array_a_way_holds(market):
     assert numba.bytes_held() == 22 * count + 20 * rows + 4 * 32 + numba.bands.nbytes
     # A pair, a size and a row of some 30 bytes at the very least for each position.
     assert PythonLoop(market).bytes_held() > 100 * count
-
-
-# ---------------------------------------------------------------------------------------------------------- the clock
-
-
-def test_the_mean_is_the_median_of_the_rounds_the_best_their_lowest_and_percentiles_are_of_all_marks():
-    rounds = [np.array([10, 20]), np.array([30, 1_000]), np.array([40, 50])]
-    # Means 15, 515 and 45. Of six the third is the smallest that half do not exceed.
-    assert Times.of(rounds) == Times(events=6, mean=45, mean_best=15, p50=30, p99=1_000, p99_9=1_000, max=1_000)
-    thousand = Times(events=1_000, mean=500, mean_best=500, p50=500, p99=990, p99_9=999, max=1_000)
-    assert Times.of([np.arange(1, 1_001)]) == thousand
-
-
-def test_slow_ways_look_in_the_last_rounds_only_and_all_end_where_they_began(market):
-    holders, python = HoldersNumba(market), PythonLoop(market)
-    ways: list[Way] = [FullNumba(market), holders, python]
-    times = time_path(ways, market, market.calm(5))
-    assert [times[way.label].events for way in ways] == [2 * 12, 5 * 12, 12]
-    times = time_gap(ways, market, market.gap(0, 0.2), 5)
-    assert [times[way.label].events for way in ways] == [2, 5, 1]
-    assert all(map(np.array_equal, holders.standings(), market.standings(market.marks)))
-    assert python.marks == market.marks.tolist()
-
-
-def test_the_command_prints_every_way_and_writes_all_figures(tmp_path, capsys, library):
-    file = tmp_path / "hot.json"
-    assert hot_ways.main(["--accounts", "300", "--rounds", "2", "--json", str(file)]) == 0
-    document, text = json.loads(file.read_text()), capsys.readouterr().out
-    labels = [label for label in LABELS if not (isinstance(library, str) and label.endswith(", C"))]
-    for path in ("calm", "crash", "gap"):
-        assert list(document[path]) == labels
-        assert all(figures["p50"] <= figures["p99"] <= figures["max"] for figures in document[path].values())
-    assert document["calm"]["holders, numba"]["events"] == 2 * 200
-    assert document["crash"]["holders, numba"]["events"] == 4 * 200
-    assert document["rows_found_alike"] > 10
-    assert all(text.count(label) == 4 for label in labels)
-    assert text.startswith("300 accounts, ")
-
-
-@pytest.mark.parametrize(
-    ("compiler", "reason"),
-    [("no-such-compiler", "no C compiler (no-such-compiler) was found"), ("false", "false ended with 1: ")],
-)
-def test_without_c_its_lines_are_left_out_and_the_table_says_why(compiler, reason, monkeypatch, capsys):
-    monkeypatch.setattr(hot_ways, "compile_c", lambda: compile_c(compiler))
-    assert hot_ways.main(["--accounts", "100", "--rounds", "1"]) == 0
-    text = capsys.readouterr().out
-    assert f"C is left out: {reason}\n" in text
-    assert ", C " not in text
 
 
 # ---------------------------------------------------------------------------------------------------------- the loops
