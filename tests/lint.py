@@ -43,10 +43,10 @@ LINTERS = (
     Linter(
         "prometheus",
         ("promtool", "check", "config", "--syntax-only"),
-        ("deploy/compose/prometheus.yml",),
+        ("deploy/prometheus/prometheus.yml",),
         is_guest=True,
     ),
-    Linter("rules", ("promtool", "check", "rules"), ("deploy/prometheus/*.rules.yml",), is_guest=True),
+    Linter("rules", ("promtool", "check", "rules"), ("deploy/prometheus/rules/*.yml",), is_guest=True),
     Linter("alertmanager", ("amtool", "check-config"), ("deploy/alertmanager/*.yml",), is_guest=True),
 )
 

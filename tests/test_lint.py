@@ -29,7 +29,7 @@ PLANTED = [
     ("yamllint", "config/asyncapi.yaml", "asyncapi: 3.0.0\n", "asyncapi: 3.0.0   \n", "trailing spaces"),
     ("shellcheck", "deploy/sbom.sh", 'mkdir -p "$(dirname "$out")"', "mkdir -p $(dirname $out)", "SC2046"),
     ("shellcheck", "deploy/image/pin.sh", 'digest_of "${1#*=}"', "digest_of ${1#*=}", "SC2086"),
-    ("prometheus", "deploy/compose/prometheus.yml", "job_name:", "jobname:", "jobname"),
+    ("prometheus", "deploy/prometheus/prometheus.yml", "job_name:", "jobname:", "jobname"),
 ]
 
 
