@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.edges.warmup import warm_up
 from engine.tools.kafka_broker import Broker
 from tests.brokers.fake import Fake
 from tests.brokers.real import NOT_RUN, Endpoint, own_node, shared_kafka
@@ -21,7 +22,8 @@ MARKER_DELAY_S = 0.05
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """Yield the real Kafka that all tests share."""
+    """Yield the real Kafka that all tests share. Kernels are there by then: no test waits for a compiler."""
+    warm_up()
     with shared_kafka(tmp_path_factory.mktemp("kafka")) as endpoint:
         yield endpoint
 

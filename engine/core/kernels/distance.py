@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import kernel
 from engine.core.kernels.heatmap import (
     COMMON,
     FIGURES,
@@ -68,7 +68,7 @@ def first_step(t, ladders, row, betas_ppm, asset_betas_ppm, step_ppm, steps, fig
     return steps + 1
 
 
-@inlined
+@kernel
 def _standing_still(t, ladders, row):
     """Return what of a row's equity does not move, and whether what moves only ever rises or only ever falls."""
     equity, _, _ = standing_of(t, row)
@@ -81,7 +81,7 @@ def _standing_still(t, ladders, row):
     return np.int64(0) if has_moving_balance(t, ladders, row) else equity, is_tame
 
 
-@inlined
+@kernel
 def _figures_after(t, ladders, row, betas_ppm, asset_betas_ppm, move_ppm, figures):
     """Write what moves of a row after a move of the common factor into int64[FIGURES]."""
     for asset in range(t.assets.shape[0]):
@@ -93,4 +93,4 @@ def _figures_after(t, ladders, row, betas_ppm, asset_betas_ppm, move_ppm, figure
         entry = t.symbols[symbol]
         ladders.marks[COMMON, symbol, 0] = moved_price(entry[PRICE], entry[MARK_STEPS], betas_ppm[symbol], move_ppm)
         id_ = t.positions[id_].next
-    figures_at(t, ladders, COMMON, row, t.rows[row, HEAD], NONE, 0, figures)
+    figures_at(t, ladders, COMMON, row, np.int64(t.rows[row, HEAD]), np.int64(NONE), np.int64(0), figures)

@@ -142,7 +142,7 @@ def heat_rows(t, ladders, first, end, rows, sizes, left_out, figures, stack):
             _leave_out(t, row, left_out)
 
 
-@inlined
+@kernel
 def _leave_out(t, row, left_out):
     """Count a row as left out of each ladder it stands on."""
     left_out[left_out.size - 1] += 1
@@ -155,10 +155,10 @@ def _leave_out(t, row, left_out):
         before, id_ = symbol, t.positions[id_].next
 
 
-@inlined
+@kernel
 def _heat_row(t, ladders, row, rows, sizes, figures, stack):
     equity, maintenance, _ = standing_of(t, row)
-    head = t.rows[row, HEAD]
+    head = np.int64(t.rows[row, HEAD])
     total, is_tame = np.int64(0), True
     while head != NONE:
         symbol = t.positions[head].symbol
@@ -168,7 +168,7 @@ def _heat_row(t, ladders, row, rows, sizes, figures, stack):
             pnl, margin, _ = values_of(t, t.positions[stop])
             pnl_held += pnl
             margin_held += margin
-            stop = t.positions[stop].next
+            stop = np.int64(t.positions[stop].next)
         total += pnl_held
         is_tame = is_tame and ladders.price_moves[COMMON, t.symbols[symbol, SETTLE]] == 0
         _climb(
@@ -178,7 +178,7 @@ def _heat_row(t, ladders, row, rows, sizes, figures, stack):
         head = stop
     collateral = np.int64(0) if has_moving_balance(t, ladders, row) else equity - total
     _climb(
-        t, ladders, COMMON, row, t.rows[row, HEAD], NONE, collateral, np.int64(0), is_tame,
+        t, ladders, COMMON, row, np.int64(t.rows[row, HEAD]), np.int64(NONE), collateral, np.int64(0), is_tame,
         rows[rows.shape[0] - 1], sizes, figures, stack,
     )  # fmt: skip
 
@@ -202,7 +202,7 @@ def _climb(t, ladders, kind, row, head, stop, equity, maintenance, is_tame, rows
     """
     below = t.settings[BELOW] != 0
     last = figures.shape[0] - 1
-    figures_at(t, ladders, kind, row, head, stop, 0, figures[0])
+    figures_at(t, ladders, kind, row, head, stop, np.int64(0), figures[0])
     figures_at(t, ladders, kind, row, head, stop, last, figures[last])
     standing = is_liquidatable_at(figures[0], equity, maintenance, below)
     if standing:
@@ -252,7 +252,7 @@ def is_liquidatable_at(figures, equity, maintenance, below):
     )
 
 
-@inlined
+@kernel
 def figures_at(t, ladders, kind, row, head, stop, edge, figures):
     """Write what positions (and, where they move, balances) are worth at an edge into int64[FIGURES]."""
     for column in range(FIGURES):
@@ -306,7 +306,7 @@ def _add_balances(t, ladders, row, edge, figures):
             figures[RISING if is_rising else FALLING] += value
 
 
-@inlined
+@kernel
 def _note(t, kind, head, stop, edge, sign, rows, sizes):
     """Note that a row begins (1) or ends (-1) to be liquidatable at an edge."""
     rows[edge] += sign
