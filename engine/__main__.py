@@ -46,7 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where the files go (demo-out)")
     demo.add_argument("--accounts", type=int, default=3000, help="how many accounts (3000)")
     demo.add_argument("--seed", type=int, default=1, help="seed of population and market (1)")
+    add_alternatives(demo)
+    demo.add_argument("--serve", action="store_true", help="show the live page over the crash as it runs, until Ctrl-C")
+    demo.add_argument("--port", type=int, help="of the page (that of the service file: 9464; 0: any that is free)")
+    demo.add_argument("--speed", type=float, default=30.0, help="of --serve; 60: an hour a minute, 0: at once (30)")
     add_risk(demo)
+    add_config(demo)
 
     replay = add_verb(verbs, "replay", run_replay_verb, "event logs, merged by time, through the core")
     replay.add_argument("events", nargs="+", type=Path, metavar="EVENTS", help="event log, vendor file or folder")
@@ -63,9 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="at every N-th message hold the trigger index against a look at everybody; stops at the first difference",
     )
-    replay.add_argument(
-        "--alternatives", action="store_true", help="the report compares other policies on this log: a run for each"
-    )
+    add_alternatives(replay)
     replay.add_argument("--shard", metavar="K/N", help="be shard K of N: its part of the book, its number in outputs")
     replay.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -169,6 +172,12 @@ def add_risk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--risk", type=Path, help="risk file (the one shipped as config/risk.toml)")
 
 
+def add_alternatives(parser: argparse.ArgumentParser) -> None:
+    """Add the option that has the report compare policies."""
+    text = "the report compares other policies on this log: a run for each"
+    parser.add_argument("--alternatives", action="store_true", help=text)
+
+
 def say(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
     """Print a result for machines or for people."""
     print(json.dumps(document) if options.json else text)
@@ -180,12 +189,46 @@ def say_at_once(line: str) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """``demo``: no server, no data, no network."""
+    """``demo``: no server (but for the page of ``--serve``), no data, no network."""
+    if options.serve:
+        return serve_demo(options)
     from engine.tools.demo import run_demo as run
     from engine.tools.summary_text import summary_text
 
-    summary = run(options.out, accounts=options.accounts, seed=options.seed, risk=options.risk)
+    summary = run(
+        options.out,
+        accounts=options.accounts,
+        seed=options.seed,
+        risk=options.risk,
+        alternatives=options.alternatives,
+    )
     say(options, summary, summary_text(summary, options.out))
+    return 0
+
+
+def serve_demo(options: argparse.Namespace) -> int:
+    """``demo --serve``: host, token and port of the page are those of ``[admin]`` of the service file."""
+    from engine.edges.config import default_risk_path, load_risk
+    from engine.edges.shard_book import BookSource, config_hash
+    from engine.edges.venue import BookVenue
+    from engine.shell.demo import serve
+    from engine.shell.play import open_all
+    from engine.tools.demo import write_market
+
+    config = service_config(options)
+    if options.port is not None and not 0 <= options.port <= 65_535:
+        raise InputError(f"--port {options.port}: must be from 0 to 65535")
+    port = config.admin.port if options.port is None else options.port
+    # Nobody trades here: whoever looks may take all the time that the crash leaves.
+    admin = config.admin.model_copy(update={"port": port, "loop_percent": 100})
+    risk_path = options.risk or default_risk_path()
+    config = config.model_copy(update={"cluster": "demo", "shards": 1, "risk": risk_path, "admin": admin})
+    risk = load_risk(risk_path)
+    book, log = write_market(options.out, risk, accounts=options.accounts, seed=options.seed)
+    shard = BookSource(book).new_shard(risk, 0, venue=BookVenue())
+    named = config_hash(risk_path, book, 1)
+    messages = open_all(risk, [log], format=None, speed=options.speed)
+    serve(config, shard, messages, config_hash=named, speed=options.speed, say=say_at_once)
     return 0
 
 

@@ -127,7 +127,7 @@ def test_every_edge_of_a_symbols_heatmap_is_a_look_at_each_row_at_that_price():
             seen["changes"] += sum(rows[edge] != rows[edge + 1] for edge in range(len(rows) - 1))
             seen["left out"] += heatmap.left_out
             seen["both sides"] += rows[0] > min(rows) < rows[-1]
-    assert min(seen.values()) > 20, seen
+    assert min(seen.values()) > 5, seen
 
 
 def test_every_edge_of_the_common_factor_is_a_look_at_each_row_with_all_marks_moved():
@@ -140,7 +140,8 @@ def test_every_edge_of_the_common_factor_is_a_look_at_each_row_with_all_marks_mo
         assert factor.left_out == look.left_out(set(range(5))), look.world.seed
         seen["changes"] += sum(factor.rows[edge] != factor.rows[edge + 1] for edge in range(len(factor.rows) - 1))
         seen["assets move"] += bool(look.options.asset_betas_ppm)
-    assert min(seen.values()) > 10, seen
+    # Each world draws whether its assets move: a third of them do, give or take.
+    assert min(seen.values()) > 2, seen
 
 
 # By hand.

@@ -132,11 +132,47 @@ OUTPUT: Schema = {
     "required": ["type", "ts"],
     "description": "An output message, with the fields of its type (README, Messages out).",
 }
+EXPLAINED = closed(
+    {
+        **SUBJECT,
+        "trigger": one_of("at_or_below", "below"),
+        "valuation": TEXT,
+        "marks": list_of(closed({"symbol": NAME, "price": DECIMAL, "ts": TS})),
+        "asset_prices": list_of(closed({"asset": NAME, "price": DECIMAL, "ts": TS})),
+        "positions": list_of(
+            closed(
+                {
+                    "symbol": NAME,
+                    "leg": LEG,
+                    "qty": DECIMAL,
+                    "entry_price": or_null(DECIMAL),
+                    **dict.fromkeys(("cost", "notional", "tier_floor", "tier_rate", "deduction"), DECIMAL),
+                    **dict.fromkeys(("unrealised_pnl", "maintenance_margin"), DECIMAL),
+                }
+            )
+        ),
+        "collateral": list_of(
+            closed(
+                {
+                    "asset": NAME,
+                    "balance": DECIMAL,
+                    "weights": list_of(list_of(DECIMAL)),
+                    "value": DECIMAL,
+                    "decimals": COUNT,
+                    "slippage": DECIMAL,
+                }
+            )
+        ),
+    },
+    optional=BUCKET,
+    about="What a row's figures are made of; amounts of a position are in its settlement asset.",
+)
 ACCOUNT = closed(
     {
         **SUBJECT,
         **SHARD_AND_TIME,
         "accounts": list_of(of("Row")),
+        "explained": list_of(of("Explained")),
         "unpriced": list_of(closed({**SUBJECT, "missing": list_of(TEXT)}, optional=BUCKET)),
         "liquidations": list_of(of("Liquidation")),
         "held": list_of(of("Hold")),
@@ -197,7 +233,13 @@ RISKIEST = closed(
         "bands": closed(dict.fromkeys(BANDS, COUNT)),
         "riskiest": list_of(
             closed(
-                {**SUBJECT, "equity": DECIMAL, "maintenance_margin": DECIMAL, "margin_ratio": or_null(DECIMAL)},
+                {
+                    **SUBJECT,
+                    "equity": DECIMAL,
+                    "maintenance_margin": DECIMAL,
+                    "margin_ratio": or_null(DECIMAL),
+                    "factor_move": or_null(DECIMAL),
+                },
                 optional=BUCKET,
             )
         ),
@@ -279,6 +321,7 @@ SCHEMAS: dict[str, Schema] = {
     "Liquidation": LIQUIDATION,
     "Hold": HOLD,
     "Output": OUTPUT,
+    "Explained": EXPLAINED,
     "Account": ACCOUNT,
     "Marks": MARKS,
     "Fund": FUND,

@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Any
 
 from engine.core.book import INSURANCE_ROW, LEG_NAMES, Price
-from engine.core.guards import is_stale
+from engine.core.decision import asset_price_fields, collateral_fields, mark_fields, position_fields
+from engine.core.guards import is_stale, row_assets, row_symbols
 from engine.core.heatmap import Heatmap
 from engine.core.kernels.tables import COUNT
 from engine.core.margin import format_price
@@ -29,7 +30,8 @@ FUND_FIELDS = ("symbol", "qty", "entry_price", "notional", "unrealised_pnl")
 def account_document(shard: Shard, account: str) -> dict[str, Any] | None:
     """Return an account's rows as ``liq-engine margin`` prints them, and what is under way; None if it is not known.
 
-    A row that lacks a price has no figures: it is listed under ``unpriced`` with the prices it waits for.
+    ``explained`` has what those figures are made of, as a decision would. A row that lacks a price has no figures: it
+    is listed under ``unpriced`` with the prices it waits for.
     """
     rows = account_rows(shard, account)
     if not rows or account.startswith("$"):
@@ -40,9 +42,24 @@ def account_document(shard: Shard, account: str) -> dict[str, Any] | None:
         "shard": shard.number,
         "ts": shard.clock,
         "accounts": [account_fields(shard, row) for row in rows if not missing[row]],
+        "explained": [explained_fields(shard, row) for row in rows if not missing[row]],
         "unpriced": [{**shard.subject(row), "missing": missing[row]} for row in rows if missing[row]],
         "liquidations": [episode_fields(shard, shard.episodes[row]) for row in rows if row in shard.episodes],
         "held": [hold_fields(shard, row) for row in rows if row in shard.holds],
+    }
+
+
+def explained_fields(shard: Shard, row: int) -> dict[str, Any]:
+    """Return what a row's figures are made of: when it is liquidatable, prices, tiers, balances and what they count."""
+    book = shard.book
+    return {
+        **shard.subject(row),
+        "trigger": book.policy.trigger,
+        "valuation": book.policy.valuation,
+        "marks": [mark_fields(shard, symbol) for symbol in row_symbols(book, row)],
+        "asset_prices": [asset_price_fields(shard, asset) for asset in row_assets(book, row)],
+        "positions": position_fields(shard, row),
+        "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(book, row)],
     }
 
 
@@ -179,6 +196,7 @@ def riskiest_document(shard: Shard, report: SurveyReport, *, limit: int) -> dict
                 "equity": format_units(risky.equity),
                 "maintenance_margin": format_units(risky.maintenance),
                 "margin_ratio": None if risky.ratio is None else format_units(risky.ratio),
+                "factor_move": None if risky.factor_ppm is None else format_ppm(risky.factor_ppm),
             }
             for risky in report.riskiest[:limit]
         ],

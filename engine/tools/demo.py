@@ -16,7 +16,7 @@ from engine.tools.replay import ReplayOptions, run_replay
 from engine.tools.synth import make_population, write_book
 
 
-def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None) -> dict[str, Any]:
+def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None, alternatives: bool = False) -> dict[str, Any]:
     """Write a population and a market to ``out``, replay them there, and return the summary.
 
     The files stay, so that ``replay`` on them gives the same outputs, and an edited risk file others.
@@ -31,7 +31,7 @@ def run_demo(out: Path, *, accounts: int, seed: int, risk: Path | None) -> dict[
             book=book,
             venue="book",
             out=out,
-            alternatives=True,
+            alternatives=alternatives,
             title=f"A synthetic crash over {accounts:,} accounts, seed {seed}",
         )
     )

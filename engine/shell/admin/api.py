@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
@@ -31,10 +31,8 @@ from engine.edges.what_if import CHANGES_MAX, WhatIfError, what_if_turns
 from engine.shell.admin.answers import RETRY, answering, number_in, object_in, refuse, text_in
 from engine.shell.admin.limits import BUDGET, Budget
 from engine.shell.admin.replies import document
+from engine.shell.admin.served import Served
 from engine.shell.kafka import partition_of
-
-if TYPE_CHECKING:
-    from engine.shell.service import Service
 
 LIMIT = 20
 
@@ -42,7 +40,7 @@ LIMIT = 20
 class Api:
     """The live shards of a process, as requests ask for them."""
 
-    def __init__(self, service: Service, budget: Budget) -> None:
+    def __init__(self, service: Served, budget: Budget) -> None:
         self.service = service
         self.budget = budget
 
@@ -225,7 +223,7 @@ def question_of(body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     return account, changes
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_routes(app: web.Application, service: Served) -> None:
     """Add the routes of ``/v1`` and the document that describes them."""
     api = Api(service, app[BUDGET])
     described = openapi_document()

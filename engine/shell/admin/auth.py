@@ -2,6 +2,7 @@
 
     over loopback       health and metrics are open; the rest as well, where no token is configured
     over the network    everything asks for the token, without which the service does not start on such an address
+    either way          the files of the page are open: they are the same everywhere and hold no data
 
 A request without a token must name this machine in its Host: else a web page that somebody here looks at could have a
 name of its own point to loopback, and read what is open there.
@@ -16,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from engine.edges.service_config import AdminConfig, is_loopback
+from engine.shell.admin.page import FILES
 from engine.shell.admin.replies import problem
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
@@ -29,9 +31,10 @@ def guard(config: AdminConfig) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if secret is not None and has_token(request, secret):
             return await handler(request)
-        if not is_from_here(request) or (secret is not None and request.path not in OPEN_PATHS):
+        is_open = request.path in FILES or (is_from_here(request) and (secret is None or request.path in OPEN_PATHS))
+        if not is_open:
             return problem(401, "send Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
-        if not is_loopback(name_of(request.host)):
+        if is_from_here(request) and not is_loopback(name_of(request.host)):
             return problem(403, f"Host {request.host!r} is no name of this machine: ask localhost, or send the token")
         return await handler(request)
 

@@ -15,16 +15,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from engine.edges.codec import encode
 from engine.edges.feed import Event, Ring
 from engine.shell.admin.answers import RETRY, answering, number_in, refuse
-
-if TYPE_CHECKING:
-    from engine.shell.service import Service
+from engine.shell.admin.served import Served
 
 STREAMS_MAX = 16
 # How often a stream looks whether there is something, and how much it then takes at most: 5 MB a second.
@@ -41,7 +38,7 @@ Places = dict[int, int]
 class Streams:
     """All event streams of a process."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Served) -> None:
         self.service = service
         self.open_count = 0
         self.is_closing = False
@@ -157,7 +154,7 @@ def places_in(text: str) -> Places:
     return places
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_routes(app: web.Application, service: Served) -> None:
     """Add the route of events."""
     streams = Streams(service)
     app.router.add_get("/v1/events", answering(streams.answer))

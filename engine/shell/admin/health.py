@@ -11,17 +11,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from engine.shell.admin.replies import document
-
-if TYPE_CHECKING:
-    from engine.shell.service import Service
+from engine.shell.admin.served import Served
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_routes(app: web.Application, service: Served) -> None:
     """Add the routes of health."""
 
     async def livez(_: web.Request) -> web.Response:
@@ -37,7 +35,7 @@ def add_routes(app: web.Application, service: Service) -> None:
     app.router.add_get("/readyz", readyz)
 
 
-def stuck_parts(service: Service) -> list[str]:
+def stuck_parts(service: Served) -> list[str]:
     """Return what has made no progress for longer than it may, a sentence each."""
     now_s, limit_s = time.monotonic(), service.config.deadlines.progress_s
     ages = {"the event loop": now_s - service.beat_s}
@@ -47,7 +45,7 @@ def stuck_parts(service: Service) -> list[str]:
     return [f"{name}: no progress in {age_s:.1f} s" for name, age_s in ages.items() if age_s > limit_s]
 
 
-async def shard_document(service: Service, shard: int) -> dict[str, Any]:
+async def shard_document(service: Served, shard: int) -> dict[str, Any]:
     """Return what is known of one shard."""
     status = service.statuses[shard]
     by_topic = await status.lag()

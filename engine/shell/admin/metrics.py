@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from engine.edges.metrics.exposition import CONTENT_TYPE, Exposition
-
-if TYPE_CHECKING:
-    from engine.shell.service import Service
+from engine.shell.admin.served import Served
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_routes(app: web.Application, service: Served) -> None:
     """Add the route of metrics."""
 
     async def metrics(request: web.Request) -> web.StreamResponse:
@@ -39,7 +36,7 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
-async def refresh(service: Service, shard: int) -> None:
+async def refresh(service: Served, shard: int) -> None:
     """Bring a shard's gauges up to date."""
     status, worker = service.statuses[shard], service.workers.get(shard)
     metrics = status.metrics

@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from engine.edges.service_config import is_address
 from engine.errors import InputError, InvariantError
 from engine.shell import oplog
-from engine.shell.admin import api, auth, events, health, metrics
+from engine.shell.admin import api, auth, events, health, metrics, page
 from engine.shell.admin.door import Door
 from engine.shell.admin.limits import BUDGET, Budget, limit
 from engine.shell.admin.replies import problems
+from engine.shell.admin.served import Served
 
-if TYPE_CHECKING:
-    from engine.shell.service import Service
-
-AddRoutes = Callable[[web.Application, "Service"], None]
+AddRoutes = Callable[[web.Application, Served], None]
 # Each module that answers something adds its routes here.
-ROUTES: tuple[AddRoutes, ...] = (health.add_routes, metrics.add_routes, api.add_routes, events.add_routes)
+ROUTES: tuple[AddRoutes, ...] = (
+    health.add_routes,
+    metrics.add_routes,
+    api.add_routes,
+    events.add_routes,
+    page.add_routes,
+)
 # What a request may carry: the longest that anybody asks about is a handful of messages.
 BODY_BYTES_MAX = 1 << 20
 # At the end, how long answers under way may take to finish.
@@ -33,7 +36,7 @@ BACKLOG = 64
 class AdminServer:
     """HTTP on ``admin.host`` and ``admin.port``; a context manager. ``port`` is the one it listens on, once it does."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Served) -> None:
         self.service = service
         self.config = service.config.admin
         self.port: int | None = None
@@ -84,7 +87,7 @@ class AdminServer:
             await runner.cleanup()
 
 
-def build_app(service: Service) -> web.Application:
+def build_app(service: Served) -> web.Application:
     """Return the application with all its routes."""
     budget = Budget(share=service.config.admin.loop_percent / 100)
     middlewares = [problems, auth.guard(service.config.admin), limit(budget)]
