@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.verb import Verb
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
 # The first start on a machine compiles the kernels.
 DEADLINE_S = 400
@@ -24,30 +23,14 @@ DEADLINE_S = 400
 FILLED = "document.querySelectorAll('main .fresh:not([data-state=live])').length === 0"
 
 
-class Demo:
-    """A running ``demo --serve``; a context manager that leaves nothing behind. ``url`` is that of the page."""
+class Demo(Verb):
+    """A running ``demo --serve``; ``url`` is that of the page."""
 
     def __init__(self, folder: Path, *arguments: str, token: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / "log.txt"
-        command = [sys.executable, "-m", "engine", "demo", "--serve", "--port", "0", "--out", str(folder), *arguments]
         env = {**os.environ, **({"LIQ_ADMIN_TOKEN": token} if token is not None else {})}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def __enter__(self) -> Demo:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def text(self) -> str:
-        """Return what it has said so far."""
-        return self.log.read_text()
+        command = ["demo", "--serve", "--port", "0", "--out", str(folder), *arguments]
+        super().__init__(folder / "log.txt", *command, env=env)
 
     @property
     def url(self) -> str:

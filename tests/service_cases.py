@@ -11,8 +11,6 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,8 +42,8 @@ from engine.shell.worker import Worker
 from tests import golden
 from tests.brokers.clients import DEADLINE_S, consumer, new_topic, producer, read_all, read_settled, unique, until
 from tests.brokers.real import OVERRIDE
+from tests.verb import Verb
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS = ("liquidation-orders", "bad-debt", "margin-events", "dead-letters")
 # type of a message -> the topic that CONTRACT section 2 gives it, and the field that is its key
 ROUTES = {
@@ -450,30 +448,14 @@ async def outcome(deployment: Deployment, shards: Sequence[int] | None = None) -
         await run.crash()
 
 
-class Process:
-    """``python -m engine`` in a process of its own, its log in a file; a context manager that leaves nothing behind."""
+class Process(Verb):
+    """A command about a deployment."""
 
     def __init__(self, deployment: Deployment, *arguments: str) -> None:
-        self.log = deployment.folder / f"{unique('log')}.txt"
-        with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "engine", *arguments, "--config", str(deployment.file)]
-            # The broker is the one of the deployment, whatever the run of the tests was told.
-            env = {name: value for name, value in os.environ.items() if name != OVERRIDE}
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def text(self) -> str:
-        """Return what it has said so far."""
-        return self.log.read_text(errors="replace")
+        # The broker is the one of the deployment, whatever the run of the tests was told.
+        env = {name: value for name, value in os.environ.items() if name != OVERRIDE}
+        log = deployment.folder / f"{unique('log')}.txt"
+        super().__init__(log, *arguments, "--config", str(deployment.file), env=env)
 
     async def wait_for(self, *words: str, count: int = 1) -> None:
         """Return once ``count`` lines hold all the words; fail with the log if it ends before, or says too little."""
