@@ -88,7 +88,8 @@ def is_only_roundings(frozen: Frozen, price: str | None, exact: str | None) -> b
     probes = {low, high, *(low + (high - low) * part // 64 for part in range(65))}
     if price is not None:
         probes.discard(steps[0])
-    return all(abs(frozen.slack(count)) <= frozen.rounding_units for count in probes)
+    # Twice: what is compared are two figures, each of them rounded.
+    return all(abs(frozen.slack(count)) <= 2 * frozen.rounding_units for count in probes)
 
 
 # With a rate of 1 equity and margin run side by side from 2 on, one unit apart or equal; at 1 the account is far below.
