@@ -53,7 +53,8 @@ def check_rows(folder: Path, book: Document, risk: Document, counts: Counter[str
             counts["liquidation prices"] += exact is not None
             if price != exact:
                 frozen = frozen_at(book, risk, holdings[name_of(row)], position["symbol"])
-                assert is_only_roundings(frozen, price, exact), (price, exact, row)
+                mark = int(decimal(book["marks"][position["symbol"]]) / frozen.terms.mark_step)
+                assert is_only_roundings(frozen, price, exact, mark), (price, exact, row)
                 twin["liquidation_price"] = price
                 counts["knife edges"] += 1
             counts["fields"] += len(twin)
@@ -71,7 +72,7 @@ def frozen_at(book: Document, risk: Document, holding: Holding, symbol: str) -> 
     return freeze_rest(holding, symbol, figures_of(holding, market), market)
 
 
-def is_only_roundings(frozen: Frozen, price: str | None, exact: str | None) -> bool:
+def is_only_roundings(frozen: Frozen, price: str | None, exact: str | None, mark: int) -> bool:
     """Return whether two answers differ only where roundings alone decide.
 
     Between them (beyond the one, where the other is None) E - MM never leaves the trigger by more than what rounding
@@ -85,6 +86,11 @@ def is_only_roundings(frozen: Frozen, price: str | None, exact: str | None) -> b
         if not frozen.try_verdict(at, at) or all(verdicts):
             return False
     low, high = min(steps), max(steps)
+    if price is not None and exact is not None and low < mark < high:
+        # On the other side of the mark: what was passed over there is a flicker for as far as we look.
+        way = 1 if steps[1] > mark else -1
+        beyond = [count for count in range(steps[1], steps[1] + 64 * way, way) if count > 0]
+        return all(abs(frozen.slack(count)) <= 2 * frozen.rounding_units for count in beyond)
     probes = {low, high, *(low + (high - low) * part // 64 for part in range(65))}
     if price is not None:
         probes.discard(steps[0])

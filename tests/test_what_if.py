@@ -140,7 +140,7 @@ def test_an_extract_knows_every_attribute_that_a_shard_and_a_book_have() -> None
     """Whoever gives a shard a new memory decides here whether it goes along into an extract."""
     desk = Desk()
     shard = """number book venue seq outputs counters ids origin future episodes episode_counts last_orders order_rows
-        timers holds forced paused flows dirty stuck"""
+        timers holds forced paused flows dirty stuck planner"""
     book = """tables policy policy_version clock instruments symbol_index specs tiers settle assets asset_index weights
         _marks _marks_are_behind asset_prices waiting accounts buckets row_index emptied standings scratch is_scanned
         is_verified clearing system transfers"""
