@@ -188,6 +188,19 @@ def say_at_once(line: str) -> None:
     print(line, flush=True)
 
 
+def say_beside(line: str) -> None:
+    """Print a line that is not part of the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def make_ready(say: Callable[[str], None]) -> None:
+    """Have all kernels compiled at once, where they would else be one after the other as they are needed."""
+    from engine.edges.warmup import is_cold, warm_up
+
+    if is_cold():
+        warm_up(say)
+
+
 def run_demo(options: argparse.Namespace) -> int:
     """``demo``: no server (but for the page of ``--serve``), no data, no network."""
     if options.serve:
@@ -195,6 +208,7 @@ def run_demo(options: argparse.Namespace) -> int:
     from engine.tools.demo import run_demo as run
     from engine.tools.summary_text import summary_text
 
+    make_ready(say_beside)
     summary = run(
         options.out,
         accounts=options.accounts,
@@ -258,6 +272,7 @@ def run_replay_verb(options: argparse.Namespace) -> int:
         partition_of=partitioner() if shards > 1 else None,
         alternatives=options.alternatives,
     )
+    make_ready((lambda _: None) if options.quiet else say_beside)
     summary = run_replay(request)
     say(options, summary, summary_text(summary, options.out))
     return 0
@@ -450,7 +465,7 @@ def run_warmup(options: argparse.Namespace) -> int:
     """``warmup``."""
     from engine.edges.warmup import warm_up
 
-    document = warm_up()
+    document = warm_up(say_beside)
     say(
         options,
         document,

@@ -58,7 +58,7 @@ class TableStore:
         self.rows: Array = np.zeros((0, ROW_COLUMNS), dtype=np.int32)
         self.balances: Array = np.zeros((0, 0), dtype=np.int64)
         self.holders: Array = np.zeros(0, dtype=np.int32)
-        self.keys: Array = np.zeros((2, 0), dtype=np.float32, order="F")
+        self.keys: Array = np.full((2, _ROOM), NEVER, dtype=np.float32, order="F")
         self.symbols: Array = np.zeros((0, SYMBOL_COLUMNS), dtype=np.int64)
         self.assets: Array = np.zeros((0, ASSET_COLUMNS), dtype=np.int64)
         self.tiers: Array = np.zeros((0, TIER_COLUMNS), dtype=np.int64)

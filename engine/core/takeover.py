@@ -380,7 +380,7 @@ def try_winners(shard: Shard, share: Share) -> Candidates | None:
     # A row has one position on this side, so its leg never decides.
     ids = ids[np.argsort(order.ranks[book.tables.positions["row"][ids]])]
     positions = book.tables.positions[ids]
-    rows = np.ascontiguousarray(positions["row"])
+    rows = positions["row"].astype(np.int64)
     lots = np.abs(positions["size"]) // instrument.lot_steps
     lots_max = np.minimum(lots, abs(share.left) // instrument.lot_steps)
     standings = np.zeros((ids.size, 3), dtype=np.int64)

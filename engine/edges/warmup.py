@@ -1,14 +1,23 @@
-"""How kernels are made ready before the first message: every signature the core uses, compiled and cached."""
+"""How kernels are made ready before the first message: every signature the core uses, compiled and cached.
+
+Not a list of kernels to keep in step with the code: tiny markets are run through the core, and what that calls is what
+gets compiled. Where the cache is not filled yet a second process compiles the second half of it at the same time.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from engine.core.book import CROSS
-from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, Transfer
+from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, SetParams, Transfer
 from engine.core.kernels.compile import CACHE_DIR
 from engine.core.kernels.lines import split_lines_into
 from engine.core.machine import Machine
@@ -16,16 +25,94 @@ from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
 from engine.core.shard import Shard
 from engine.core.survey import Survey
+from engine.edges.bookfile import load_document
 from engine.edges.codec import encode_event
 from engine.edges.line_batch import LineReader
 
-_TIERS = [["0", "0.01", "50"]]
-_TERMS = {"settle": "USD", "price_tick": "0.1", "lot": "0.001", "tiers": _TIERS}
+# Says, beside the kernels, that all of them are there.
+COMPLETE = "complete"
+TERMS = {"settle": "USD", "price_tick": "0.1", "lot": "0.001", "tiers": [["0", "0.01", "50"]]}
+HOLDER = {
+    "account": "a",
+    "balances": {"USD": "100"},
+    "positions": [{"symbol": "LINEAR", "qty": "1", "entry_price": "100"}],
+}
 
 
-def follow(shard: Shard) -> None:
-    """Take a batch of lines as a log file and as a topic brings them."""
-    data = b"".join(encode_event(Mark("LINEAR", (price, 0), 6 + price)) + b"\n" for price in (1, 2))
+def warm_up(say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Compile every kernel or load it from the cache; return what it took. ``say`` hears of what takes long."""
+    started_s = time.perf_counter()
+    if is_cold():
+        say("compiling the kernels, once for this version: about half a minute")
+        with second_half_beside():
+            first_half()
+    else:
+        first_half()
+    second_half()
+    if CACHE_DIR is not None:
+        (CACHE_DIR / COMPLETE).touch()
+    return {
+        "kernels": len(list(CACHE_DIR.rglob("*.nbi"))) if CACHE_DIR is not None else 0,
+        "seconds": round(time.perf_counter() - started_s, 2),
+        "cache": str(CACHE_DIR) if CACHE_DIR is not None else None,
+    }
+
+
+def is_cold() -> bool:
+    """Return whether there is a cache, and it is not filled yet."""
+    return CACHE_DIR is not None and not (CACHE_DIR / COMPLETE).exists()
+
+
+@contextmanager
+def second_half_beside() -> Iterator[None]:
+    """Compile the second half in another process during the block, if there is a second core.
+
+    What comes of it is in the cache; what does not is compiled by whoever needs it.
+    """
+    if (os.cpu_count() or 1) == 1:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-m", "engine.edges.warmup"], stdout=subprocess.DEVNULL):
+        yield
+
+
+def first_half() -> None:
+    """Run a tiny market through the core: a liquidation by order, a deleveraging, other parameters."""
+    shard = new_shard()
+    events: list[Event] = [
+        AssetPrice("BTC", (100, 0), 1),
+        Mark("LINEAR", (100, 0), 1),
+        Mark("INVERSE", (100, 0), 1),
+        Transfer("1", "a", "USD", (100, 0), 2),
+        Transfer("2", "a", "BTC", (1, 0), 2),
+        Fill("1", "a", "LINEAR", "buy", (1, 0), (100, 0), 3),
+        Fill("2", "a", "INVERSE", "buy", (1, 0), (100, 0), 3),
+        # The mark of 80.5 leaves b bankrupt, and c and d, who have won, are deleveraged.
+        Transfer("3", "b", "USD", (2, 0), 3),
+        Transfer("4", "c", "USD", (1000, 0), 3),
+        Transfer("5", "d", "USD", (1000, 0), 3),
+        Transfer("6", "e", "USD", (20, 0), 3),
+        Fill("3", "b", "LINEAR", "buy", (1, 0), (100, 0), 3),
+        Fill("4", "c", "LINEAR", "sell", (1, 0), (100, 0), 3),
+        Fill("5", "d", "LINEAR", "sell", (1, 0), (100, 0), 3),
+        Fill("6", "e", "LINEAR", "buy", (1, 0), (100, 0), 3),
+        Funding("LINEAR", (1, 4), 4),
+        AssetPrice("BTC", (99, 0), 5),
+        # Here e still has something of its own.
+        Mark("LINEAR", (805, 1), 6),
+        SetParams("policy", "policy", 6, {"margin_call_ratio": "0.7"}),
+        Mark("LINEAR", (1, 0), 7),
+    ]
+    Machine(shard).apply(Message(Origin("warmup", -1, 0), event) for event in events)
+    statement(shard.book, shard.book.row_index["a", CROSS])
+
+
+def second_half() -> None:
+    """Survey a book, and take a batch of lines as a log file and as a topic brings them."""
+    shard = new_shard()
+    load_document(shard, {"ts": 1, "marks": {"LINEAR": "100"}, "accounts": [HOLDER]}, "warmup")
+    Survey(shard).advance(1_000_000)
+    data = b"".join(encode_event(Mark("LINEAR", (price, 0), 1 + price)) + b"\n" for price in (101, 102))
     buffer = np.frombuffer(data, dtype=np.uint8)
     begins, ends = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
     split_lines_into(buffer, 0, begins, ends)
@@ -35,44 +122,16 @@ def follow(shard: Shard) -> None:
     Machine(shard).fold(lines)
 
 
-def warm_up() -> dict[str, Any]:
-    """Run a tiny market through the whole core, which compiles every kernel; return what it took.
-
-    Not a list of kernels to keep in step with the code: what the core calls is what gets compiled.
-    """
-    started_s = time.perf_counter()
+def new_shard() -> Shard:
+    """Return a shard of linear contracts, so many that tables of their names grow, and an inverse one."""
     assets = {"USD": build_asset("USD", {"price": "1"}), "BTC": build_asset("BTC", {})}
+    linear = ["LINEAR", *(f"LINEAR-{number}" for number in range(2, 20))]
     instruments = {
-        "LINEAR": build_instrument("LINEAR", _TERMS),
-        "INVERSE": build_instrument("INVERSE", _TERMS | {"kind": "inverse", "settle": "BTC", "lot": "1"}),
+        **{name: build_instrument(name, TERMS) for name in linear},
+        "INVERSE": build_instrument("INVERSE", TERMS | {"kind": "inverse", "settle": "BTC", "lot": "1"}),
     }
-    shard = Shard(Risk(assets=assets, instruments=instruments))
-    origin = Origin("warmup", -1, 0)
-    events: list[Event] = [
-        AssetPrice("BTC", (100, 0), 1),
-        Mark("LINEAR", (100, 0), 1),
-        Mark("INVERSE", (100, 0), 1),
-        Transfer("1", "a", "USD", (100, 0), 2),
-        Transfer("2", "a", "BTC", (1, 0), 2),
-        Fill("1", "a", "LINEAR", "buy", (1, 0), (100, 0), 3),
-        Fill("2", "a", "INVERSE", "buy", (1, 0), (100, 0), 3),
-        # The last mark leaves b bankrupt, and c and d, who have won, are deleveraged.
-        Transfer("3", "b", "USD", (2, 0), 3),
-        Transfer("4", "c", "USD", (1000, 0), 3),
-        Transfer("5", "d", "USD", (1000, 0), 3),
-        Fill("3", "b", "LINEAR", "buy", (1, 0), (100, 0), 3),
-        Fill("4", "c", "LINEAR", "sell", (1, 0), (100, 0), 3),
-        Fill("5", "d", "LINEAR", "sell", (1, 0), (100, 0), 3),
-        Funding("LINEAR", (1, 4), 4),
-        AssetPrice("BTC", (99, 0), 5),
-        Mark("LINEAR", (1, 0), 6),
-    ]
-    Machine(shard).apply(Message(origin, event) for event in events)
-    statement(shard.book, shard.book.row_index["a", CROSS])
-    Survey(shard).advance(1_000_000)
-    follow(shard)
-    return {
-        "kernels": len(list(CACHE_DIR.rglob("*.nbi"))) if CACHE_DIR is not None else 0,
-        "seconds": round(time.perf_counter() - started_s, 2),
-        "cache": str(CACHE_DIR) if CACHE_DIR is not None else None,
-    }
+    return Shard(Risk(assets=assets, instruments=instruments))
+
+
+if __name__ == "__main__":
+    second_half()
