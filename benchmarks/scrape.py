@@ -38,7 +38,7 @@ from engine.edges.metrics.exposition import CONTENT_TYPE, registry_of
 from engine.edges.metrics.families import Histogram
 from engine.edges.metrics.service import Metrics
 from engine.edges.service_config import ServiceConfig
-from engine.shell.admin.metrics import send_page
+from engine.shell.admin.metrics import render, send_page
 
 CLIENT = """\
 import http.client, sys
@@ -123,7 +123,7 @@ def server_of(metrics: Metrics) -> web.Application:
     registry = registry_of(metrics.catalogue.families)
 
     async def incremental(request: web.Request) -> web.StreamResponse:
-        return await send_page(request, metrics.exposition)
+        return await send_page(request, await render(metrics.exposition))
 
     async def whole(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE})

@@ -18,6 +18,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from engine.edges.metrics.exposition import Exposition
+from engine.shell.admin import limits, metrics
+from engine.shell.admin.metrics import render
 from engine.shell.admin.server import AdminServer
 from engine.shell.follow import Standby
 from engine.shell.service import Service
@@ -81,6 +84,32 @@ async def test_what_is_not_health_asks_for_the_token_over_loopback_too(
         assert (await ask("/v1/anything", f"Bearer {TOKEN}"))[0] == 404
         status, body = await ask("/v1/anything", token)
         assert (status, body["status"]) == (401, 401)
+
+
+async def test_scrapes_at_the_same_time_are_rendered_one_after_the_other(
+    service_of: ServiceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running_now, most = 0, 0
+
+    async def watched(exposition: Exposition) -> bytes:
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        page = await render(exposition)
+        running_now -= 1
+        return page
+
+    monkeypatch.setattr(metrics, "render", watched)
+    monkeypatch.setattr(limits, "GAP_S", 0)
+    async with AdminServer(service_of()) as server, aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+
+        async def scrape() -> tuple[int, bool]:
+            async with session.get("/metrics") as response:
+                page = await response.text()
+                return response.status, page.startswith("# HELP") and page.endswith("\n")
+
+        assert await asyncio.gather(*(scrape() for _ in range(8))) == [(200, True)] * 8
+    assert (most, running_now) == (1, 0)
 
 
 async def test_without_a_token_configured_everything_is_open_over_loopback(service_of: ServiceOf) -> None:

@@ -1,4 +1,4 @@
-"""What keeps the admin API small: rings that hold so much, a budget of time, a door that lets in so many."""
+"""What keeps the admin API small: rings that hold so much, a budget of time, gates, a door that lets in so many."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from engine.edges.codec import encode
 from engine.edges.feed import KEPT_MAX, Ring
 from engine.edges.fold import Line
 from engine.shell.admin import door as doors
+from engine.shell.admin import limits
 from engine.shell.admin.door import Door
-from engine.shell.admin.limits import Budget
+from engine.shell.admin.limits import Budget, Gate, limit, one_by_one
 from tests.brokers.clients import until
 
 
@@ -76,6 +78,114 @@ def test_a_budget_that_is_used_up_is_waited_for_at_its_share(charge_s: float, sh
     budget.filled_s -= wanted_s + 1_000
     assert budget.wait_s() == 0
     assert budget.left_s == 0.05
+
+
+class Turns:
+    """Counts the turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.task = asyncio.create_task(self._count())
+
+    async def _count(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def turns() -> AsyncIterator[Turns]:
+    """Count turns for the length of a test."""
+    counted = Turns()
+    yield counted
+    counted.task.cancel()
+
+
+async def test_who_comes_at_once_passes_a_gate_in_order_each_in_a_turn_of_its_own(turns: Turns) -> None:
+    gate, passed = Gate(gap_s=0), []
+
+    async def come(number: int) -> None:
+        await gate.pass_through()
+        passed.append((number, turns.count))
+
+    await asyncio.gather(*(come(number) for number in range(10)))
+    assert [number for number, _ in passed] == list(range(10))
+    assert len({turn for _, turn in passed}) == 10
+
+
+async def test_who_is_held_back_comes_no_sooner_and_who_gives_up_leaves_no_gap() -> None:
+    loop, gate = asyncio.get_running_loop(), Gate(gap_s=0.01)
+    begun_s = loop.time()
+    first, given_up, last = [asyncio.create_task(gate.pass_through(0.03)) for _ in range(3)]
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await first
+    assert round(loop.time() - begun_s, 6) >= 0.03
+    await last
+    assert round(loop.time() - begun_s, 6) >= 0.04
+
+
+@asynccontextmanager
+async def answering(*middlewares: Middleware, turns: Turns) -> AsyncIterator[tuple[int, list[int]]]:
+    """Yield the port of a server behind ``middlewares``, and in which turns of the loop requests were taken up."""
+    taken_up = []
+
+    async def answer(_: web.Request) -> web.Response:
+        taken_up.append(turns.count)
+        return web.Response()
+
+    app = web.Application(middlewares=middlewares)
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield runner.addresses[0][1], taken_up
+    finally:
+        await runner.cleanup()
+
+
+async def ask_at_once(port: int, path: str, count: int) -> list[bytes]:
+    """Have so many connections ask before the loop can look at any of them; return the first lines of the answers."""
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    for _, writer in streams:
+        writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+    answers = [await reader.readline() for reader, _ in streams]
+    for _, writer in streams:
+        writer.close()
+    return answers
+
+
+@pytest.mark.parametrize("path", ["/v1/marks", "/livez", "/nowhere"])
+async def test_requests_that_come_at_once_are_taken_up_in_turns_of_their_own(
+    path: str, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GAP_S", 0)
+    async with answering(one_by_one(), turns=turns) as (port, taken_up):
+        assert await ask_at_once(port, path, 20) == [b"HTTP/1.1 200 OK\r\n"] * 20
+        assert len(set(taken_up)) == 20
+
+
+async def test_refusals_are_let_go_one_by_one_and_take_half_of_the_share(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELAY_S", 0)
+    budget = Budget(share=0.5)
+    budget.charge(1_000)
+    let_go = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        let_go.append((turns.count, asyncio.get_running_loop().time()))
+        return response
+
+    async with answering(note, limit(budget), turns=turns) as (port, taken_up):
+        assert set(await ask_at_once(port, "/v1/marks", 20)) == {b"HTTP/1.1 429 Too Many Requests\r\n"}
+    assert (taken_up, len({turn for turn, _ in let_go})) == ([], 20)
+    # Each costs 0.5 ms, of the loop's time a quarter may go into them: 2 ms for each.
+    assert round(let_go[-1][1] - let_go[0][1], 6) >= 19 * 0.002
 
 
 @asynccontextmanager

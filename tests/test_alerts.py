@@ -79,6 +79,8 @@ MISTAKES = [
     ("engine.yml", "liq_snapshot_age_seconds > 900 and on (job, instance, shard) liq_state{state=\"live\"} == 1",
      "liq_snapshot_age_seconds > 900"),
     ("engine.yml", "unless shard:liq_live:max == 1", "unless shard:liq_live:max"),
+    ("engine.yml", "max without (instance, pod) (liq_shards)", "sum without (instance, pod) (liq_shards)"),
+    ("engine.yml", "(max_over_time(shard:liq_live:max[1h]))", "(shard:liq_live:max)"),
     ("recorded.yml", "max without (instance, pod, state) (liq_state", "max without (pod, state) (liq_state"),
     ("recorded.yml", "sum without (instance, pod, topic) (liq_lag_records)",
      "max without (instance, pod, topic) (liq_lag_records)"),

@@ -15,28 +15,72 @@ from engine.core.kernels.compile import KernelCache, source_hash
 from engine.core.kernels.rows import needs_a_look
 from tests.verb import ROOT
 
-# What is compiled for which types, first by the warm-up, then by a crash.
-SIGNATURES = """
+# What has been compiled for which types, or loaded from the cache.
+COMPILED = """
+import gc
+from numba.core.dispatcher import Dispatcher
+
+
+def compiled():
+    return {
+        (found.py_func.__name__, str(types))
+        for found in gc.get_objects()
+        if isinstance(found, Dispatcher)
+        for types in found.overloads
+    }
+"""
+CRASH = """
 import json, sys
 from pathlib import Path
-from numba.core.registry import CPUDispatcher
 from engine.edges.warmup import warm_up
 from engine.tools.demo import run_demo
 
-def signatures():
-    return {
-        f"{module.__name__}.{name} {signature}"
-        for module in list(sys.modules.values())
-        if (getattr(module, "__name__", None) or "").startswith("engine.core.kernels")
-        for name, value in vars(module).items()
-        if isinstance(value, CPUDispatcher) and value.py_func.__module__ == module.__name__
-        for signature in value.signatures
-    }
+warm_up()
+before = compiled()
+run_demo(Path(sys.argv[1]), accounts=300, seed=1, risk=None)
+print(json.dumps({"before": len(before), "later": sorted(compiled() - before)}))
+"""
+# A market whose only asset has a fixed price, and one where a price is awaited: their first tables differ.
+MARKET = """
+import json, sys
+from engine.core.events import Fill, Mark, Message, Origin, SetParams, Transfer
+from engine.core.machine import Machine
+from engine.core.params import Risk, build_asset, build_instrument
+from engine.core.shard import Shard
+from engine.core.survey import Survey
+from engine.edges.views import account_document
+from engine.edges.warmup import warm_up
+from engine.edges.what_if import what_if
 
 warm_up()
-warm = signatures()
-run_demo(Path(sys.argv[1]), accounts=300, seed=1, risk=None)
-print(json.dumps({"warm": sorted(warm), "later": sorted(signatures() - warm)}))
+before = compiled()
+SALE = {"type": "fill", "symbol": "X", "side": "sell", "qty": "1", "price": "100"}
+DEPOSIT = {"type": "transfer", "asset": "USD", "amount": "5"}
+tiers = [["0", "0.01", "50"]]
+terms = {"settle": "USD", "price_tick": "0.1", "lot": "0.001", "tiers": tiers}
+assets = {"USD": build_asset("USD", {"price": "1"}), "BTC": build_asset("BTC", {})}
+held = {name: assets[name] for name in sys.argv[1].split(",")}
+shard = Shard(Risk(assets=held, instruments={"X": build_instrument("X", terms)}))
+events = [
+    Mark("X", (100, 0), 1),
+    Transfer("1", "alice", "USD", (50, 0), 2),
+    Fill("1", "alice", "X", "buy", (1, 0), (100, 0), 3),
+]
+Machine(shard).apply(Message(Origin("test", -1, 0), event) for event in events)
+steps = {
+    "an account": lambda: account_document(shard, "alice"),
+    "an unknown account": lambda: account_document(shard, "bob"),
+    "a fill": lambda: what_if(shard, "alice", [SALE]),
+    "a deposit of a new account": lambda: what_if(shard, "bob", [DEPOSIT]),
+    "a policy": lambda: Machine(shard).apply([Message(Origin("test", -1, 1), SetParams("policy", "policy", 4))]),
+    "a survey": lambda: Survey(shard).advance(1_000_000),
+}
+late = {}
+for name, step in steps.items():
+    step()
+    now = compiled()
+    late[name], before = sorted({kernel for kernel, _ in now - before}), now
+print(json.dumps(late))
 """
 
 
@@ -47,16 +91,17 @@ def said(*command, env=os.environ):
     return done
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Return what the warm-up compiled in a new process, and what a crash did after it."""
-    done = said(sys.executable, "-c", SIGNATURES, str(tmp_path_factory.mktemp("demo")))
-    return json.loads(done.stdout.splitlines()[-1])
+def test_crash_needs_no_kernel_that_the_warm_up_has_not_compiled(tmp_path):
+    found = json.loads(said(sys.executable, "-c", COMPILED + CRASH, str(tmp_path)).stdout.splitlines()[-1])
+    assert found["before"] > 40
+    assert found["later"] == []
 
 
-def test_crash_needs_no_kernel_that_the_warm_up_has_not_compiled(compiled):
-    assert len(compiled["warm"]) > 40
-    assert compiled["later"] == []
+@pytest.mark.parametrize("assets", ["USD", "USD,BTC"])
+def test_the_first_request_and_the_first_change_of_parameters_find_all_kernels_ready(assets):
+    late = json.loads(said(sys.executable, "-c", COMPILED + MARKET, assets).stdout)
+    assert len(late) == 6
+    assert {step: kernels for step, kernels in late.items() if kernels} == {}
 
 
 def test_empty_cache_is_filled_by_two_processes_once(tmp_path):

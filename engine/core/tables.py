@@ -57,7 +57,8 @@ class TableStore:
         self.positions: Array = np.zeros(0, dtype=POSITION)
         self.rows: Array = np.zeros((0, ROW_COLUMNS), dtype=np.int32)
         self.balances: Array = np.zeros((0, 0), dtype=np.int64)
-        self.holders: Array = np.zeros(0, dtype=np.int32)
+        # Never empty: numba takes an empty table for one that lies the other way, and would compile all kernels again.
+        self.holders: Array = np.zeros(_ROOM, dtype=np.int32)
         self.keys: Array = np.full((2, _ROOM), NEVER, dtype=np.float32, order="F")
         self.symbols: Array = np.zeros((0, SYMBOL_COLUMNS), dtype=np.int64)
         self.assets: Array = np.zeros((0, ASSET_COLUMNS), dtype=np.int64)

@@ -28,6 +28,8 @@ from engine.core.survey import Survey
 from engine.edges.bookfile import load_document
 from engine.edges.codec import encode_event
 from engine.edges.line_batch import LineReader
+from engine.edges.views import account_document
+from engine.edges.what_if import what_if
 
 # Says, beside the kernels, that all of them are there.
 COMPLETE = "complete"
@@ -108,7 +110,7 @@ def first_half() -> None:
 
 
 def second_half() -> None:
-    """Survey a book, and take a batch of lines as a log file and as a topic brings them."""
+    """Survey a book, take a batch of lines as a log file and as a topic brings them, answer what the API is asked."""
     shard = new_shard()
     load_document(shard, {"ts": 1, "marks": {"LINEAR": "100"}, "accounts": [HOLDER]}, "warmup")
     Survey(shard).advance(1_000_000)
@@ -120,6 +122,8 @@ def second_half() -> None:
         buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)
     )
     Machine(shard).fold(lines)
+    account_document(shard, "a")
+    what_if(shard, "a", [{"type": "fill", "symbol": "LINEAR", "side": "buy", "qty": "1", "price": "1"}])
 
 
 def new_shard() -> Shard:

@@ -75,6 +75,7 @@ class Catalogue:
             "1; the cluster, its delivery and shards, and the hash of risk file and book.",
             ("cluster", "delivery", "shards", "config_hash"),
         )
+        self.shards = self._gauge("shards", "How many shards the cluster has, whoever serves them.", ())
         self.start_timestamp = self._gauge("start_timestamp_seconds", "When this process started, Unix time.", ())
         self.state = self._gauge("state", "1 for the state a shard is in, 0 for the others.", ("shard", "state"))
         self.last_progress = self._gauge(

@@ -18,9 +18,9 @@ from prometheus_client.utils import floatToGoString
 from engine.edges.metrics.families import Family, Number, line_prefix
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-# Lines of one piece, the head of a family among them: about 1 us for one that has changed. With what sending a piece
-# costs, a turn then takes no longer than the one in which aiohttp reads the request.
-LINES_MAX = 48
+# Lines of one piece, the head of a family among them: about 1 us for one that has changed. A turn then takes a fraction
+# of the one in which aiohttp reads the request.
+LINES_MAX = 24
 HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 

@@ -24,6 +24,7 @@ class Metrics:
         self.shards = {shard: ShardMetrics(self.catalogue, shard, risk, state="starting") for shard in shards}
         self.catalogue.build_info.put(1, __version__, sys.version.split()[0], version("numba"))
         self.catalogue.config_info.put(1, config.cluster, config.delivery, str(config.shards), config_hash[:12])
+        self.catalogue.shards.put(config.shards)
         self.catalogue.start_timestamp.put(time.time())
         self.loop_place = self.catalogue.loop_lag.add()
         self.exposition = Exposition(self.catalogue.families)

@@ -13,7 +13,7 @@ from engine.errors import InputError, InvariantError
 from engine.shell import oplog
 from engine.shell.admin import api, auth, events, health, metrics, page
 from engine.shell.admin.door import Door
-from engine.shell.admin.limits import BUDGET, Budget, limit
+from engine.shell.admin.limits import BUDGET, Budget, limit, one_by_one
 from engine.shell.admin.replies import problems
 from engine.shell.admin.served import Served
 
@@ -90,7 +90,7 @@ class AdminServer:
 def build_app(service: Served) -> web.Application:
     """Return the application with all its routes."""
     budget = Budget(share=service.config.admin.loop_percent / 100)
-    middlewares = [problems, auth.guard(service.config.admin), limit(budget)]
+    middlewares = [one_by_one(), problems, auth.guard(service.config.admin), limit(budget)]
     app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
     app[BUDGET] = budget
     for add_routes in ROUTES:
