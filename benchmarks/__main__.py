@@ -15,15 +15,13 @@ Nothing here judges a time.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,6 +30,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from benchmarks.command import finish, parser_of, told
 from benchmarks.decoding import decoders, log_lines
 from benchmarks.hot_fills import measure_fills
 from benchmarks.hot_path import Times, measure_paths, measure_stream
@@ -88,17 +87,12 @@ QUICK = Sizes(
 
 def main(arguments: list[str] | None = None, *, quick: Sizes = QUICK) -> int:
     """Run the measurements, print the table, write the document; return 0. ``quick`` is what ``--quick`` takes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser = parser_of("benchmarks", __doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--day", action="store_true", help=f"a log of {DAY_MARKS:,} marks instead of {LOG_MARKS:,}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
     full = replace(FULL, log_marks=DAY_MARKS) if options.day else FULL
-    document = measure(quick if options.quick else full)
-    print(table(document))
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2, default=asdict) + "\n", encoding="utf-8")
-    return 0
+    return finish(lambda: told(measure(quick if options.quick else full), table), options.json)
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import Found, finish, parser_of
 from benchmarks.formulas import read_risk
 from benchmarks.tables import markdown_table, share
 from engine.core.events import EVENTS_TOPIC, INSURANCE
@@ -79,7 +80,7 @@ HEADER = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Replay the crashes, print the table, write the document; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.crashes", description=(__doc__ or "").split("``")[0])
+    parser = parser_of("benchmarks.crashes", __doc__)
     parser.add_argument("--accounts", type=int, default=20_000, help="how many accounts (20,000)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the population (1)")
     parser.add_argument("--only", metavar="NAME", help=f"crashes whose name holds NAME: {names(CRASHES)}")
@@ -88,27 +89,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, metavar="DIR", help="keep books and outputs there (a folder that goes away)"
     )
     parser.add_argument("--data", type=Path, default=DATA, metavar="DIR", help="recorded markets (../shared/data/real)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
+    return finish(lambda: measure(options), options.json)
+
+
+def measure(options: argparse.Namespace) -> Found:
+    """Return a row a replay; raises LiqEngineError."""
     chosen = [crash for crash in CRASHES if options.only is None or options.only.lower() in crash.name.lower()]
     venues = options.venue.split(",")
-    try:
-        check_request(options, chosen, venues)
-        with tempfile.TemporaryDirectory() as temporary:
-            out = options.out if options.out is not None else Path(temporary)
-            rows = list(replay_all(options, chosen, venues, out))
-    except LiqEngineError as error:
-        print(f"benchmarks.crashes: {error}", file=sys.stderr)
-        return error.exit_code
-    print(
-        f"{options.accounts:,} accounts, seed {options.seed}\n\n{markdown_table(HEADER, [cells(row) for row in rows])}"
-    )
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    check_request(options, chosen, venues)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.out if options.out is not None else Path(temporary)
+        rows = list(replay_all(options, chosen, venues, out))
+    table = markdown_table(HEADER, [cells(row) for row in rows])
     broken = [row for row in rows if row["difference"] != "0" or row["differences_count"]]
-    for row in broken:
-        print(f"BROKEN: {row['name']}: difference {row['difference']}, {row['verdict']}", file=sys.stderr)
-    return 1 if broken else 0
+    return Found(
+        text=f"{options.accounts:,} accounts, seed {options.seed}\n\n{table}",
+        document=rows,
+        broken=[f"{row['name']}: difference {row['difference']}, {row['verdict']}" for row in broken],
+    )
 
 
 def check_request(options: argparse.Namespace, chosen: Sequence[Crash], venues: Sequence[str]) -> None:

@@ -9,17 +9,15 @@ run must say the same, and its ``alternatives`` what the other two runs really d
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from benchmarks.command import Found, finish, parser_of
 from benchmarks.formulas import read_risk
 from benchmarks.tables import text_table
 from engine.core.events import Mark, Message, Origin
@@ -53,21 +51,21 @@ Seat = tuple[str, str, str]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the waves, print the tables, write the document; return 1 where a record and a run disagree."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.deleveraging", description=(__doc__ or "").split("``")[0]
-    )
+    parser = parser_of("benchmarks.deleveraging", __doc__)
     parser.add_argument("--accounts", type=int, default=2_000, help="how many accounts (2,000)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the population (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
-    waves = [measure_wave(symbol, accounts=options.accounts, seed=options.seed) for symbol in WAVES]
-    print("\n\n".join(wave_text(runs) for runs in waves))
-    if options.json is not None:
-        options.json.write_text(json.dumps([wave_document(runs) for runs in waves], indent=2) + "\n", encoding="utf-8")
-    failures = [failure for runs in waves for failure in disagreements(runs)]
-    for failure in failures:
-        print(f"BROKEN: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return finish(lambda: measure(options.accounts, options.seed), options.json)
+
+
+def measure(accounts: int, seed: int) -> Found:
+    """Return what a wave in each of the symbols comes to."""
+    waves = [measure_wave(symbol, accounts=accounts, seed=seed) for symbol in WAVES]
+    return Found(
+        text="\n\n".join(wave_text(runs) for runs in waves),
+        document=[wave_document(runs) for runs in waves],
+        broken=[failure for runs in waves for failure in disagreements(runs)],
+    )
 
 
 @dataclass(frozen=True)

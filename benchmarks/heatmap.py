@@ -8,7 +8,6 @@ service makes it between two batches, and the calls are timed one by one. All ti
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import Found, finish, parser_of
 from benchmarks.hot_engine import shard_of
 from benchmarks.hot_market import Int64Array, Market, make_market
 from benchmarks.tables import text_table
@@ -97,21 +97,29 @@ class Timing:
 
 def main(arguments: list[str] | None = None) -> int:
     """Time both ways and the slices, print the tables; return 1 where the ways do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.heatmap", description=(__doc__ or "").split("``")[0])
+    parser = parser_of("benchmarks.heatmap", __doc__)
     parser.add_argument("--accounts", type=int, default=100_000, help="how many accounts (100,000)")
     parser.add_argument("--symbols", type=int, default=200, help="how many symbols (200)")
     options = parser.parse_args(arguments)
-    market = make_market(accounts=options.accounts, symbols=options.symbols)
+    return finish(lambda: measure(options.accounts, options.symbols), options.json)
+
+
+def measure(accounts: int, symbols: int) -> Found:
+    """Return what both ways cost, and the slices of a survey."""
+    market = make_market(accounts=accounts, symbols=symbols)
     shard = shard_of(market)
-    timings = {f"all marks {fall:.0%} lower" if fall else "as it is": measure(shard, market, fall) for fall in FALLS}
-    print(f"{options.accounts:,} accounts, {len(market.size):,} positions, {options.symbols} symbols")
+    timings = {f"all marks {fall:.0%} lower" if fall else "as it is": time_both(shard, market, fall) for fall in FALLS}
     header = ["microseconds a row", "bounds", "every edge", "times", "found"]
-    print(text_table([header, *(timing.cells(label) for label, timing in timings.items())]))
-    print(slices_text(slice_times(shard)))
-    return 0 if all(timing.is_equal for timing in timings.values()) else 1
+    table = text_table([header, *(timing.cells(label) for label, timing in timings.items())])
+    size, slices = f"{accounts:,} accounts, {len(market.size):,} positions, {symbols} symbols", slice_times(shard)
+    return Found(
+        text=f"{size}\n{table}\n{slices_text(slices)}",
+        document={**timings, "slices_ns": slices.tolist()},
+        broken=[f"{label}: the two ways do not agree" for label, timing in timings.items() if not timing.is_equal],
+    )
 
 
-def measure(shard: Shard, market: Market, fall: float) -> Timing:
+def time_both(shard: Shard, market: Market, fall: float) -> Timing:
     """Time both ways over all rows with all marks lower by ``fall``."""
     book = shard.book
     for symbol, mark in enumerate(market.marks.tolist()):

@@ -16,17 +16,15 @@ else.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from math import floor
-from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.command import Found, finish, parser_of
 from benchmarks.portfolios import FINEST, Best, Outcome, Portfolio, draw_portfolio
 from benchmarks.rule_table import measure_rules
 from benchmarks.tables import share, text_table
@@ -34,7 +32,6 @@ from engine.core.plan import Plan
 from tests.reference_numbers import decimal, units_floor
 
 FINE = 1_000
-FAILURES_SHOWN = 10
 
 
 @dataclass(slots=True)
@@ -63,28 +60,24 @@ class Figures:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run both measurements, print the tables, write the document; return 1 where a promise broke."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plans", description=(__doc__ or "").split("``")[0])
+    parser = parser_of("benchmarks.plans", __doc__)
     parser.add_argument("--portfolios", type=int, default=10_000, help="how many random portfolios (10,000)")
     parser.add_argument("--accounts", type=int, default=1_000, help="how many accounts in the crash (1,000)")
     parser.add_argument("--seed", type=int, default=1, help="seed of portfolios and population (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
-    figures = measure_portfolios(portfolios=options.portfolios, seed=options.seed)
-    print(portfolios_text(figures))
-    rules = measure_rules(accounts=options.accounts, seed=options.seed)
-    print(
-        f"\nrules: {rules.accounts:,} accounts, a fall of a third in steps; "
+    return finish(lambda: measure(options.portfolios, options.accounts, options.seed), options.json)
+
+
+def measure(portfolios: int, accounts: int, seed: int) -> Found:
+    """Return what both measurements find."""
+    figures = measure_portfolios(portfolios=portfolios, seed=seed)
+    rules = measure_rules(accounts=accounts, seed=seed)
+    text = (
+        f"{portfolios_text(figures)}\n\nrules: {accounts:,} accounts, a fall of a third in steps; "
         f"{rules.bankrupt:,} jumped below zero within a step and are left out\n{rules.text()}"
     )
-    if options.json is not None:
-        document = {"portfolios": figures_document(figures), "rules": rules.document()}
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    failures = [*figures.failures, *rules.failures]
-    for line in failures[:FAILURES_SHOWN]:
-        print(f"BROKEN: {line}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures):,} promises broken", file=sys.stderr)
-    return 1 if failures else 0
+    document = {"portfolios": figures_document(figures), "rules": rules.document()}
+    return Found(text, document, [*figures.failures, *rules.failures])
 
 
 def measure_portfolios(*, portfolios: int, seed: int) -> Figures:

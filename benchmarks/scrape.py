@@ -16,16 +16,13 @@ Both are judged by the same stopwatch, and both answers are read by prometheus_c
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -33,6 +30,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.command import Found, finish, parser_of
 from engine.edges.config import default_risk_path, load_risk
 from engine.edges.metrics.exposition import CONTENT_TYPE, registry_of
 from engine.edges.metrics.families import Histogram
@@ -69,6 +67,7 @@ class Stopwatch:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Time every turn for the length of a block."""
+        # No loop shows its selector, and between two calls of it lies a turn.
         selector = self.loop._selector  # type: ignore[attr-defined]
         select = selector.select
         woke = time.thread_time(), time.perf_counter()
@@ -219,16 +218,16 @@ def text_of(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scrape", description=(__doc__ or "").split("\n\n")[0])
+    parser = parser_of("benchmarks.scrape", __doc__)
     parser.add_argument("--series", type=int, default=1_000, help="at least so many (1000)")
     parser.add_argument("--scrapes", type=int, default=200, help="each way (200)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     options = parser.parse_args(arguments)
-    found = asyncio.run(measure(options.series, options.scrapes))
-    print(text_of(found))
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1))
-    return 0 if found["same"] else 1
+    return finish(lambda: found_in(asyncio.run(measure(options.series, options.scrapes))), options.json)
+
+
+def found_in(figures: dict[str, Any]) -> Found:
+    """Return the figures as they are printed and written."""
+    return Found(text_of(figures), figures, () if figures["same"] else ["the two pages differ"])
 
 
 if __name__ == "__main__":

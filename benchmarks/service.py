@@ -13,9 +13,7 @@ judges a time. ``--quick`` shows that all of it runs; its figures are of a servi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import logging
 import os
 import platform
@@ -28,14 +26,15 @@ from typing import Any
 
 import aiokafka
 
+from benchmarks.command import Found, finish, parser_of, told
 from benchmarks.service_delays import MODES, measure_latency, measure_takeover
 from benchmarks.service_market import MARKS_ONLY, MIX
 from benchmarks.service_rates import IDS_ALL, measure_soak, measure_throughput
 from benchmarks.service_recovery import FULL_EVENTS, measure_recovery
 from benchmarks.tables import text_table
 from engine import __version__
-from engine.edges.service_config import BOOTSTRAP_VARIABLE
-from engine.errors import LiqEngineError
+from engine.edges.service_file import BOOTSTRAP_VARIABLE
+from engine.errors import InputError
 from engine.tools.kafka_broker import Broker
 
 PARTS = ("latency", "throughput", "recovery", "takeover", "soak")
@@ -69,28 +68,22 @@ QUICK_MINUTES = 0.03
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the measurements, print the table, write the document; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=(__doc__ or "").split("\n")[0])
+    parser = parser_of("benchmarks.service", __doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that all of it runs")
     parser.add_argument("--only", default=",".join(PARTS), metavar="PARTS", help="some of them, with commas between")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--minutes", type=float, metavar="N", help=f"of the soak ({SOAK_MINUTES:g})")
     options = parser.parse_args(arguments)
-    parts = options.only.split(",")
-    if unknown := [part for part in parts if part not in PARTS]:
-        print(f"--only {','.join(unknown)}: known are {', '.join(PARTS)}", file=sys.stderr)
-        return 2
     # The client warns of each thing it tries again.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     minutes = options.minutes or (QUICK_MINUTES if options.quick else SOAK_MINUTES)
-    try:
-        document = measure(parts, quick=options.quick, minutes=minutes)
-    except LiqEngineError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(table(document))
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return finish(lambda: found_in(options.only.split(","), quick=options.quick, minutes=minutes), options.json)
+
+
+def found_in(parts: Sequence[str], *, quick: bool, minutes: float) -> Found:
+    """Return the figures as they are printed and written; raises InputError for a part that is none."""
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InputError(f"--only {','.join(unknown)}: known are {', '.join(PARTS)}")
+    return told(measure(parts, quick=quick, minutes=minutes), table)
 
 
 def measure(parts: Sequence[str], *, quick: bool, minutes: float) -> dict[str, Any]:

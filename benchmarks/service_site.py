@@ -13,7 +13,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -27,10 +26,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from benchmarks.service_market import Line
 from engine.edges.config import default_risk_path
 from engine.edges.journal import JOURNAL_TOPIC, Genesis, decode_journal
-from engine.edges.service_config import BOOTSTRAP_VARIABLE, ServiceConfig, load_service
+from engine.edges.service_config import ServiceConfig
+from engine.edges.service_file import BOOTSTRAP_VARIABLE, load_service
 from engine.errors import BrokerError
 from engine.shell.topics import create
-from engine.tools.kafka_broker import GUARD
+from engine.tools.child import Child
 from tests.brokers.clients import consumer, new_producer, unique
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,53 +115,24 @@ class Site:
         return Process(self.folder, "engine", *arguments, "--config", str(self.file))
 
 
-class Process:
-    """``python -m MODULE ARGUMENTS``."""
+class Process(Child):
+    """``python -m MODULE ARGUMENTS``, running."""
 
     def __init__(self, folder: Path, module: str, *arguments: str) -> None:
-        self.log = folder / f"{unique(module)}.log"
-        self.command = [sys.executable, "-m", module, *arguments]
-
-    def __enter__(self) -> Process:
-        environment = {key: value for key, value in os.environ.items() if key != BOOTSTRAP_VARIABLE}
+        self.name = " ".join((module, *arguments[:1]))
         self.started_s = time.time()
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        # However this process ends, that one ends with it.
-        guard = ["sh", "-c", GUARD, str(self.process.pid)]
-        self.guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.guard.kill()
-        self.guard.communicate()
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # It and its children have ended before.
-        self.process.wait()
-
-    @property
-    def text(self) -> str:
-        """Return what it has said so far."""
-        return self.log.read_text(errors="replace")
+        environment = {key: value for key, value in os.environ.items() if key != BOOTSTRAP_VARIABLE}
+        command = [sys.executable, "-m", module, *arguments]
+        super().__init__(folder / f"{unique(module)}.log", command, cwd=ROOT, env=environment)
 
     async def until(self, event: str) -> float:
         """Return when it said that an event came (seconds since the epoch), once it has."""
-        deadline_s, name = time.monotonic() + DEADLINE_S, " ".join(self.command[2:4])
+        deadline_s = time.monotonic() + DEADLINE_S
         while (said_s := self.said_s(event)) is None:
-            if self.process.poll() is not None:
-                raise BrokerError(f"{name} ended without saying {event!r}:\n{self.text[-2000:]}")
+            if not self.is_running:
+                raise BrokerError(f"{self.name} ended without saying {event!r}:\n{self.text[-2000:]}")
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"{name} has not said {event!r} in {DEADLINE_S:.0f} s:\n{self.text[-2000:]}")
+                raise BrokerError(f"{self.name} has not said {event!r} in {DEADLINE_S:.0f} s:\n{self.text[-2000:]}")
             await asyncio.sleep(POLL_S)
         return said_s
 
@@ -186,18 +157,11 @@ class Process:
         """Return the memory it holds, in MB of a million bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE / 1e6
 
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self.process.kill()
-        self.process.wait()
-
     async def end(self) -> str:
         """Return what it has said, once it has ended by itself."""
         await asyncio.to_thread(self.process.wait, DEADLINE_S)
         if self.process.returncode != 0:
-            raise BrokerError(
-                f"{' '.join(self.command[2:4])} ended with {self.process.returncode}: {self.text[-2000:]}"
-            )
+            raise BrokerError(f"{self.name} ended with {self.process.returncode}: {self.text[-2000:]}")
         return self.text
 
     async def drain(self) -> str:

@@ -15,7 +15,6 @@ command. All of it shares the machine; nothing here judges a time.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
@@ -33,13 +32,13 @@ from typing import Any
 import aiohttp
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from benchmarks.command import finish, parser_of, told
 from benchmarks.service_delays import ORDER, PERCENTILES, RATE, Way, percentile
 from benchmarks.service_market import SYMBOL, Ladder
 from benchmarks.service_site import Arrivals, Process, Site, send_all, sender, tail
 from benchmarks.tables import text_table
 from engine.core.events import ORDERS_TOPIC
-from engine.edges.service_config import BOOTSTRAP_VARIABLE, load_service
-from engine.errors import LiqEngineError
+from engine.edges.service_file import BOOTSTRAP_VARIABLE, load_service
 from engine.shell import oplog
 from engine.shell.admin.server import AdminServer
 from engine.shell.service import Service
@@ -56,9 +55,8 @@ QUESTION = {"account": "bystander-1", "changes": [FILL]}
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, or be one of the processes of a measurement; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=(__doc__ or "").split("\n")[0])
+    parser = parser_of("benchmarks.storm", __doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that all of it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--ask", metavar="URL", help="be the storm against this server, until ended")
     parser.add_argument("--serve", type=Path, metavar="CONFIG", help="be the other server, until ended")
     options = parser.parse_args(arguments)
@@ -67,15 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         oplog.configure()
         asyncio.run(ask(options.ask) if options.ask else serve_beside(options.serve))
         return 0
-    try:
-        document = measure(QUICK if options.quick else SIZES)
-    except LiqEngineError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(table(document))
-    if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return finish(lambda: told(measure(QUICK if options.quick else SIZES), table), options.json)
 
 
 def measure(sizes: dict[str, int]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def add_shards(parser: argparse.ArgumentParser) -> None:
 
 def service_config(options: argparse.Namespace) -> ServiceConfig:
     """Return the configuration that a command names."""
-    from engine.edges.service_config import default_service_path, load_service
+    from engine.edges.service_file import default_service_path, load_service
 
     return load_service(options.config or default_service_path(), os.environ)
 
@@ -422,7 +422,7 @@ def run_play(options: argparse.Namespace) -> int:
 def run_dev(options: argparse.Namespace) -> int:
     """``dev``: the broker of KAFKA_BOOTSTRAP_SERVERS, or one that is brought by Maven and ends with the command."""
     from engine.edges.config import load_risk
-    from engine.edges.service_config import BOOTSTRAP_VARIABLE
+    from engine.edges.service_file import BOOTSTRAP_VARIABLE
     from engine.shell.dev import dev
     from engine.shell.play import open_all
     from engine.tools.demo import write_market

@@ -31,7 +31,8 @@ from engine.core.shard import Shard
 from engine.edges.config import load_risk
 from engine.edges.fold import Fold
 from engine.edges.journal import Position
-from engine.edges.service_config import ServiceConfig, load_service
+from engine.edges.service_config import ServiceConfig
+from engine.edges.service_file import load_service
 from engine.edges.shard_book import BookSource
 from engine.edges.topics import TOPICS, expected_settings
 from engine.errors import LiqEngineError

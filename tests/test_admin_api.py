@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
+from engine.core.book import CROSS
+from engine.core.distance import FactorSearch, Move, distance_of
+from engine.core.ladders import betas_of
 from engine.core.shard import Shard
 from engine.core.survey import Survey
+from engine.core.volatility import DAY_NS
 from engine.edges.book_dump import dump_book
 from engine.edges.codec import encode
 from engine.edges.openapi import openapi_document
 from engine.shell.admin import limits
+from engine.units import PPM
 from tests.brokers.fake import Fake
 from tests.service_cases import (
     Body,
@@ -189,6 +195,80 @@ async def test_the_riskiest_come_from_the_survey_and_it_says_when_that_was(deplo
         assert len((await client.found("/v1/accounts/riskiest", limit=2))["riskiest"]) == 2
 
 
+async def test_distances_are_those_of_the_core_in_per_cent_and_in_sigmas_once_these_are_known(
+    deployment: Deployment, monkeypatch: Any
+) -> None:
+    """Alice is long ten from 100 with 50: at 95.95959 her 9.5959 are her margin. A day has moved 1 / 99, 1.0101 %.
+
+    The maker is short ten with a million: 100,000 above 100 and somewhat less, which no move of +200 % is.
+    """
+    monkeypatch.setattr("engine.shell.surveyor.EVERY_S", 3_600)
+    tell = Clock()
+    async with asking(deployment) as client:
+        await deployment.feed(*map(tell, longs("alice")), tell(mark("99")))
+        shard = client.shard()
+        survey = Survey(shard)
+        assert survey.advance(1_000) is not None
+        await deployment.feed({**tell(mark("100")), "ts": tell.last_ts + DAY_NS})
+        (unmeasured,) = (await client.found("/v1/accounts/alice"))["distances"]
+        assert (unmeasured["factor_move"], unmeasured["factor_sigmas"]) == ("-0.0405", None)
+        client.run.service.statuses[0].survey = report = survey.advance(1_000)
+        assert report is not None
+        (found,) = (await client.found("/v1/accounts/alice"))["distances"]
+        assert found == {
+            "account": "alice",
+            "factor_move": "-0.0405",
+            "factor_sigmas": "4.009",
+            "symbols": [
+                {
+                    "symbol": "BTCUSDT",
+                    "liquidation_price": "95.95959",
+                    "move": "-0.040404",
+                    "sigmas": "4",
+                    "liquidatable": [{"from": None, "to": "95.95959"}],
+                }
+            ],
+        }
+        for account in ("alice", "maker"):
+            document = await client.found(f"/v1/accounts/{account}")
+            (found,), row = document["distances"], shard.book.row_index[account, CROSS]
+            search = FactorSearch(shard.book.tables.view, betas_of(shard.book, survey.options))
+            distance = distance_of(shard.book, row, search, report.sigmas)
+            assert moves(found, "factor_") == figures(distance.factor)
+            assert [moves(symbol) for symbol in found["symbols"]] == [figures(one.move) for one in distance.symbols]
+            prices = [position["liquidation_price"] for position in document["accounts"][0]["positions"]]
+            assert [symbol["liquidation_price"] for symbol in found["symbols"]] == prices
+            listed = (await client.found("/v1/accounts/riskiest"))["riskiest"]
+            (risky,) = [moves(entry, "factor_") for entry in listed if entry["account"] == account]
+            assert risky == moves(found, "factor_")
+        assert found["symbols"][0]["liquidatable"] == [{"from": prices[0], "to": None}]
+        assert (found["factor_move"], found["factor_sigmas"]) == (None, None)
+
+
+async def test_a_symbol_of_twice_the_markets_moves_is_half_as_far_from_its_liquidation(deployment: Deployment) -> None:
+    """Alice's 95.95959 is 4.04 % away: with a beta of 2 a market that falls by 2.03 % is enough, one by 2.02 % not."""
+    tables: Any = {"survey.betas": {"BTCUSDT": "2"}}
+    deployment.write(admin=UNLIMITED, **tables)
+    tell = Clock()
+    async with asking(deployment) as client:
+        await deployment.feed(*map(tell, longs("alice")))
+        (found,) = (await client.found("/v1/accounts/alice"))["distances"]
+        assert (found["factor_move"], found["symbols"][0]["move"]) == ("-0.0203", "-0.040404")
+
+
+def moves(fields: Body, prefix: str = "") -> tuple[Fraction | None, Fraction | None]:
+    """Return a move and its sigmas as an answer says them."""
+    move, sigmas = fields[f"{prefix}move"], fields[f"{prefix}sigmas"]
+    return None if move is None else Fraction(move), None if sigmas is None else Fraction(sigmas)
+
+
+def figures(move: Move | None) -> tuple[Fraction | None, Fraction | None]:
+    """Return the same of the core's."""
+    if move is None:
+        return None, None
+    return Fraction(move.ppm, PPM), None if move.milli_sigma is None else Fraction(move.milli_sigma, 1_000)
+
+
 async def test_the_heat_map_counts_whom_a_what_if_at_the_same_price_finds_liquidatable(deployment: Deployment) -> None:
     tell, accounts = Clock(), ("alice", "bob", "maker")
     async with asking(deployment) as client:
@@ -256,7 +336,7 @@ async def test_a_question_in_another_format_is_refused(deployment: Deployment) -
 
 async def test_who_asks_for_what_is_not_there_is_told_why(fake: Fake, tmp_path: Path) -> None:
     """Two shards, of which this process serves one: what the other has is not unknown, it is elsewhere."""
-    deployment = await Deployment(tmp_path, fake.bootstrap, shards=2).write().create_topics()
+    deployment = await Deployment(tmp_path, fake.bootstrap, shards=2).write(admin=UNLIMITED).create_topics()
     ours, others = names_on(1, 2, 2), names_on(0, 2, 1)
     tell = Clock()
     async with asking(deployment, 1) as client:

@@ -19,7 +19,8 @@ from engine.core.shard import Shard
 from engine.edges.config import load_risk
 from engine.edges.fold import Fold
 from engine.edges.journal import Position
-from engine.edges.service_config import BOOTSTRAP_VARIABLE, BatchConfig
+from engine.edges.service_config import BatchConfig
+from engine.edges.service_file import BOOTSTRAP_VARIABLE
 from engine.edges.shard_book import BookSource
 from engine.errors import BrokerError
 from tests.brokers.real import Endpoint

@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from engine.__main__ import build_parser
-from engine.edges.service_config import load_service
+from engine.edges.service_file import load_service
 from engine.shell.admin.server import AdminServer
 from engine.shell.service import Service
 from tests.outside import program
@@ -95,7 +95,7 @@ def test_the_build_tools_locked_are_those_asked_for() -> None:
 
 def test_the_lock_has_every_dependency_of_the_engine() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {re.match(r"[A-Za-z0-9._-]+", text)[0] for text in project["dependencies"]}  # type: ignore[index]
+    wanted = {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in project["dependencies"]}
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (engine,) = [package for package in packages if package["name"] == "liq-engine"]
     locked = {dependency["name"] for dependency in engine["dependencies"]}

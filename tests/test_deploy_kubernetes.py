@@ -14,7 +14,8 @@ import yaml
 
 from engine.__main__ import build_parser
 from engine.edges.config import load_risk
-from engine.edges.service_config import ServiceConfig, load_service
+from engine.edges.service_config import ServiceConfig
+from engine.edges.service_file import load_service
 from engine.shell.service import shards_of
 from tests.outside import kustomize
 

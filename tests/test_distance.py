@@ -17,7 +17,7 @@ from engine.core.margin import liquidation_price, liquidation_ranges
 from engine.core.params import Asset, Policy, Risk
 from engine.core.shard import Shard
 from engine.core.survey import Survey
-from engine.core.volatility import DAY_NS, SEEN_NS_MIN, Variance, Volatility
+from engine.core.volatility import DAY_NS, SEEN_NS_MIN, Sigmas, Variance, Volatility
 from engine.units import NS_PER_S, PPM, UNIT, div_half_even
 from tests import reference_levels as twin
 from tests.reference_kernels import Contract
@@ -79,7 +79,7 @@ def test_riskiest_rows_carry_their_distance():
     search = FactorSearch(world.book.tables.view, betas_of(world.book, SurveyOptions()))
     riskiest = report_of(Survey(shard_of(world)), 3).riskiest
     assert riskiest
-    assert [risky.factor_ppm for risky in riskiest] == [search.move_ppm(risky.row) for risky in riskiest]
+    assert [risky.factor for risky in riskiest] == [search.move(risky.row, None) for risky in riskiest]
 
 
 # One contract on a small grid: every mark can be tried.
@@ -123,12 +123,14 @@ def test_all_stretches_of_liquidatable_marks_are_those_of_trying_every_mark():
         balance = maintenance - equity + random.randint(-(10**6), 10 ** random.randint(1, 8))
         book = small_book(contract, legs, balance, mark)
         holding = replace(bare, balances=(balance,))
-        found = [(first, min(last, GRID_END)) for first, last in liquidation_ranges(book, 1, 0) if first <= GRID_END]
+        ranges = liquidation_ranges(book, 1, 0)
+        closed = [(first or 1, min(last or GRID_END, GRID_END)) for first, last in ranges]
+        found = [(first, last) for first, last in closed if first <= last]
         expected = twin.stretches(market, holding, 0, range(1, GRID_END + 1))
         assert found == expected, (SEED, contract, legs, balance, mark)
         seen[len(found)] += 1
         nearest = liquidation_price(book, 1, 0)
-        assert nearest is None or any(nearest in ends for ends in liquidation_ranges(book, 1, 0))
+        assert nearest is None or any(nearest in ends for ends in ranges)
     assert min(seen[0], seen[1], seen[2]) > 5, seen
 
 
@@ -137,10 +139,19 @@ def test_whole_tiers_liquidate_a_long_on_its_way_up():
     contract = Contract(False, 1, 1, ((0, 10_000, PPM), (150_000, 400_000, PPM)), True)
     # With 40,000: down from where 40,000 + p - 100,000 <= 0.01 p. At 150,000 equity is 90,000, margin 60,000: healthy.
     book = small_book(contract, [(1, -100_000)], 40_000, 100_000)
-    assert liquidation_ranges(book, 1, 0) == [(1, 60_607)]
+    assert liquidation_ranges(book, 1, 0) == [(None, 60_607)]
     # With 5,000: at 150,000 equity of 55,000 meets a margin of 60,000, until p - 95,000 > 0.4 p.
     book.set_wallet(1, 0, 5_000)
-    assert liquidation_ranges(book, 1, 0) == [(1, 95_960), (150_000, 158_334)]
+    assert liquidation_ranges(book, 1, 0) == [(None, 95_960), (150_000, 158_334)]
+
+
+def test_stretches_of_a_short_and_of_who_is_past_saving_are_open_at_their_end():
+    """A short of one from 100 with 20 has 2 at 118, where its margin is 1.18, so 2; with a debt of 200 it has none."""
+    contract = Contract(False, 1, 1, ((0, 10_000, PPM),))
+    book = small_book(contract, [(-1, 100)], 20, 100)
+    assert liquidation_ranges(book, 1, 0) == [(118, None)]
+    book.set_wallet(1, 0, -200)
+    assert liquidation_ranges(book, 1, 0) == [(None, None)]
 
 
 # Sigmas.
@@ -210,21 +221,30 @@ def test_distance_of_a_long_in_per_cent_and_in_sigmas():
     assert report_of(survey, 10).began_ts == NS_PER_S
     book.set_mark(0, 10_000, 2, is_seen=True)
     book.clock = NS_PER_S + DAY_NS
-    report_of(survey, 10)
-    found = survey.distance_of(1)
+    (risky,) = report_of(survey, 10).riskiest
+    found = distance_now(book, survey.volatility.sigmas())
     (symbol,) = found.symbols
     # (10,000 - 9,900) / 9,900 = 1.0101 %, in ppm 10,101.
-    assert (symbol.symbol, symbol.mark) == ("X", 8_989)
+    assert (symbol.symbol, symbol.mark, symbol.ranges) == (0, 8_989, ((None, 8_989),))
     assert symbol.move == distance.Move(-101_100, 101_100 * 1_000 // 10_101)
     # In whole basis points: 8,989 is -10.11 %.
-    assert found.factor == distance.Move(-101_100, 101_100 * 1_000 // 10_101)
+    assert risky.factor == found.factor == distance.Move(-101_100, 101_100 * 1_000 // 10_101)
+
+
+def test_a_symbol_that_came_after_the_survey_has_a_distance_and_no_sigma():
+    book = small_book(Contract(False, 1, 1, ((0, 10_000, PPM),)), [(100, -1_000_000)], 110_000, 10_000)
+    (symbol,) = distance_now(book, Sigmas(10_000, ())).symbols
+    assert symbol.move == distance.Move(-101_100, None)
 
 
 def test_a_row_without_positions_or_prices_has_no_distance():
     contract = Contract(False, 1, 1, ((0, 10_000, PPM),))
     book = small_book(contract, [(100, -1_000_000)], 110_000, 0)
-    shard = Shard(Risk())
-    shard.book = book
-    assert Survey(shard).distance_of(1) == distance.Distance(None, ())
     empty = book.open_row("b", "")
-    assert Survey(shard).distance_of(empty) == distance.Distance(None, ())
+    for row in (1, empty):
+        assert distance_now(book, Sigmas(), row) == distance.Distance(None, ())
+
+
+def distance_now(book: Book, sigmas: Sigmas, row: int = 1) -> distance.Distance:
+    """Return how far a row stands, every beta 1."""
+    return distance.distance_of(book, row, FactorSearch(book.tables.view, betas_of(book, SurveyOptions())), sigmas)

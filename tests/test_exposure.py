@@ -137,6 +137,6 @@ def test_samples_stay_few_and_are_of_the_same_messages_in_any_batch():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 64])
 def test_samples_shown_are_spread_from_the_last_to_the_first(count: int):
-    shown: list[Any] = spread(list(range(count)))  # type: ignore[arg-type]
+    shown = spread(range(count))
     assert len(shown) == min(count, 6)
     assert (shown[0], shown[-1]) == (count - 1, 0)

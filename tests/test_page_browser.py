@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, Response
 
-from engine.core.events import Message
+from engine.core.events import Message, Origin
 from engine.edges.codec import decode, encode
 from engine.edges.config import load_risk
 from engine.edges.service_config import AdminConfig, ServiceConfig
@@ -154,9 +154,10 @@ def test_figures_on_the_page_are_those_of_the_api_at_that_time_during_the_crash(
         assert set(found["mark-rows"]) >= set(texts) - {"1"}
         ms, found = shown(page, "#risky", "riskiest")
         riskiest = heard.bodies("/v1/accounts/riskiest", "survey_began")[ms]
-        fields = ("margin_ratio", "factor_move", "equity", "maintenance_margin")
+        fields = ("margin_ratio", "factor_move", "factor_sigmas", "equity", "maintenance_margin")
         rows = [body[name] for body in riskiest["riskiest"] for name in fields if body[name] is not None]
         assert len(riskiest["riskiest"]) == 20
+        assert any(body["factor_sigmas"] is not None for body in riskiest["riskiest"])
         assert found["risky-rows"] == rows
         assert [int(text) for text in found["bands"]] == list(riskiest["bands"].values())
         ms, found = shown(page, "#glance", "liquidations")
@@ -217,13 +218,19 @@ def test_card_opens_by_keyboard_explains_the_figures_of_the_api_and_gives_the_fo
             for found in [response.json()]
             if round(found["ts"] / 1e6) == ms
         )
-        row, explained = body["accounts"][0], body["explained"][0]
-        assert fields == {name: row[name] for name in ("equity", "maintenance_margin", "margin_ratio")}
+        row, explained, distance = body["accounts"][0], body["explained"][0], body["distances"][0]
+        said = {name: row[name] for name in ("equity", "maintenance_margin", "margin_ratio")}
+        said |= {name: distance[name] for name in ("factor_move", "factor_sigmas")}
+        assert fields == {name: text for name, text in said.items() if text is not None}
         names = ("qty", "notional", "deduction", "maintenance_margin", "unrealised_pnl")
         for cells, position in zip(tables[1], explained["positions"], strict=True):
             assert set(cells) >= {position[name] for name in names}
         for cells, position in zip(tables[2], row["positions"], strict=True):
-            assert set(cells) >= {position["liquidation_price"], position["bankruptcy_price"]} - {None}
+            (symbol,) = [one for one in distance["symbols"] if one["symbol"] == position["symbol"]]
+            ends = [end for stretch in symbol["liquidatable"] for end in (stretch["from"], stretch["to"])]
+            levels = [position["liquidation_price"], symbol["move"], symbol["sigmas"], *ends]
+            levels += [position["bankruptcy_price"], position["entry_price"]]
+            assert cells == [text for text in levels if text is not None]
         page.keyboard.press("Escape")
         assert page.locator("#card").is_hidden()
         assert page.evaluate("document.activeElement.className") == "open"
@@ -385,7 +392,8 @@ def test_a_name_that_looks_like_markup_is_text_wherever_it_is_shown(browser: Bro
     shard = BookSource(tmp_path / "book.json").new_shard(load_risk(config.risk), 0)
     tell = Clock()
     lines = [encode(tell(mark(price))) for price in ("100", "96", *["96.1", "96"] * 20_000)]
-    messages = [Message(None, decode(line), line) for line in lines]  # type: ignore[arg-type]
+    events = [decode(line) for line in lines]
+    messages = [Message(Origin("log", 0, number), event) for number, event in enumerate(events) if event is not None]
     with served(Player(config, shard, config_hash="00"), messages) as url, opened(browser, url) as page:
         wait_until(page, "document.querySelectorAll('#risky-rows button').length > 0")
         wait_until(page, "document.querySelectorAll('#ticker li').length > 0")

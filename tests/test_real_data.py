@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from engine.__main__ import main
+from engine.core.events import Ignored, Reject
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.config import load_risk
@@ -218,7 +219,9 @@ def test_positions_at_each_recorded_cross_liquidation_have_the_notional_the_exch
     machine = Machine(shard)
     messages = list(messages_of([FILLS, TRANSFERS], risk))
     # Only a Reject or an Ignored has no ts, and these files hold neither.
-    times = [message.event.ts for message in messages]  # type: ignore[union-attr]
+    events = [message.event for message in messages]
+    times = [event.ts for event in events if not isinstance(event, Reject | Ignored)]
+    assert len(times) == len(messages)
     prices, fed, table = fill_prices(), 0, []
     liquidations = sorted(recorded_cross_liquidations(), key=lambda liquidation: liquidation.ts)
     for liquidation in liquidations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from engine.edges import service_config
+from engine.edges import service_file
 from engine.edges.service_config import (
     KEYS,
     SECRETS,
@@ -22,12 +23,12 @@ from engine.edges.service_config import (
     DeadlineConfig,
     KafkaConfig,
     ServiceConfig,
-    default_service_path,
-    load_service,
     values_of,
 )
+from engine.edges.service_file import default_service_path, load_service
 from engine.edges.service_view import describe_service, service_document, service_warnings
 from engine.errors import InputError
+from tests.service_cases import RISK
 
 PASSWORD = "correct-horse-battery"
 SHIPPED = default_service_path()
@@ -288,6 +289,58 @@ BROKEN = {
 }
 
 
+# What the survey is told, of a market of one contract and its coin.
+BROKEN_BETAS = {
+    "a symbol that the risk file does not have": (
+        "betas = { BTCUSDT = 1, BTCUSD = 1.5 }",
+        "survey.betas.BTCUSD: 1.5:",
+        "risk.toml has nothing of that name",
+    ),
+    "an asset where a symbol is meant": ("betas = { USDT = 1 }", "survey.betas.USDT: ", "risk.toml has nothing"),
+    "an asset that the risk file does not have": (
+        "asset_betas = { BTC = 1 }",
+        "survey.asset_betas.BTC: ",
+        "risk.toml has nothing of that name",
+    ),
+    "a beta beyond the bound": (
+        "betas = { BTCUSDT = 100.000001 }",
+        "survey.betas.BTCUSDT: 100.000001:",
+        "must be at least -100 and at most 100",
+    ),
+    "a beta too fine": ("betas = { BTCUSDT = 0.0000001 }", "survey.betas.BTCUSDT: 0.0000001:", "at most 6 decimals"),
+    "a beta that is none": ('betas = { BTCUSDT = "high" }', "survey.betas.BTCUSDT: high:", "must be a plain decimal"),
+    "one beta for all": ("betas = 1", "survey.betas: 1:", "must be a table"),
+}
+
+
+@pytest.mark.parametrize(("text", "place", "rule"), BROKEN_BETAS.values(), ids=BROKEN_BETAS)
+def test_a_wrong_beta_is_refused_with_file_symbol_value_and_rule(
+    write: Write, tmp_path: Path, text: str, place: str, rule: str
+) -> None:
+    (tmp_path / "risk.toml").write_text(RISK)
+    (line,) = errors_of(write(f"[survey]\n{text}"))
+    assert line.startswith(f"service.toml: {place}")
+    assert rule in line
+
+
+def test_betas_are_what_the_survey_follows_the_common_factor_with(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "risk.toml").write_text(RISK)
+    config = load_service(write('[survey]\nbetas = { BTCUSDT = 1.25 }\nasset_betas = { USDT = "-100" }'), {})
+    options = config.survey.options()
+    assert (options.betas_ppm, options.asset_betas_ppm) == ({"BTCUSDT": 1_250_000}, {"USDT": -100_000_000})
+    assert service_document(config)["survey"] == {"betas": {"BTCUSDT": "1.25"}, "asset_betas": {"USDT": "-100"}}
+    assert "betas" in describe_service(config)
+
+
+def test_betas_beside_a_risk_file_that_is_wrong_name_what_is_wrong_there(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "risk.toml").write_text("[policy]\npartial = 'half'")
+    lines = errors_of(write("[survey]\nbetas = { BTCUSDT = 1 }\n[batch]\nrecords_max = 0"))
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["service.toml", "batch.records_max"],
+        ["risk.toml", "policy.partial"],
+    ]
+
+
 @pytest.mark.parametrize(("text", "place", "rule"), BROKEN.values(), ids=BROKEN)
 def test_a_rule_is_refused_with_file_key_value_and_rule(write: Write, text: str, place: str, rule: str) -> None:
     lines = errors_of(write(text))
@@ -405,7 +458,7 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(
     except InputError as error:
         lines = str(error).split("\n")
     assert all(line.startswith("service.toml: ") for line in lines), (value, lines)
-    assert not lines or any(f": {table}.{key}:" in line for line in lines), (value, lines)
+    assert not lines or any(re.search(rf": {table}\.{key}[:.]", line) for line in lines), (value, lines)
 
 
 # --- secrets
@@ -675,7 +728,7 @@ def test_the_shipped_file_states_every_key_in_the_order_of_the_models() -> None:
 def test_the_copy_packed_into_a_wheel_goes_before_a_folder_beside_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_config, "__file__", str(tmp_path / "engine" / "edges" / "service_config.py"))
+    monkeypatch.setattr(service_file, "__file__", str(tmp_path / "engine" / "edges" / "service_file.py"))
     assert default_service_path() == tmp_path / "config" / "service.toml"
     packed = tmp_path / "engine" / "_config" / "service.toml"
     packed.parent.mkdir(parents=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.core.book import NET, Book
+from engine.core.distance import Move
 from engine.core.ladders import SurveyOptions
 from engine.core.params import Asset, Risk
 from engine.core.shard import Shard
@@ -136,7 +137,7 @@ def test_a_row_that_changes_after_it_was_looked_at_counts_as_it_was():
     report = report_of(survey, 100)
     assert replace(report, riskiest=()) == replace(expected, riskiest=())
     # Only its distance, which is found last, is that of the row as it is then: it is liquidatable now.
-    risky = [replace(found, factor_ppm=0) if found.row == row else found for found in expected.riskiest]
+    risky = [replace(found, factor=Move(0, None)) if found.row == row else found for found in expected.riskiest]
     assert list(report.riskiest) == risky
     assert report_of(survey, 100).riskiest[0].row == row
 

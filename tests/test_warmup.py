@@ -47,7 +47,9 @@ from engine.core.events import Fill, Mark, Message, Origin, SetParams, Transfer
 from engine.core.machine import Machine
 from engine.core.params import Risk, build_asset, build_instrument
 from engine.core.shard import Shard
+from engine.core.ladders import SurveyOptions
 from engine.core.survey import Survey
+from engine.core.volatility import Sigmas
 from engine.edges.views import account_document
 from engine.edges.warmup import warm_up
 from engine.edges.what_if import what_if
@@ -68,8 +70,8 @@ events = [
 ]
 Machine(shard).apply(Message(Origin("test", -1, 0), event) for event in events)
 steps = {
-    "an account": lambda: account_document(shard, "alice"),
-    "an unknown account": lambda: account_document(shard, "bob"),
+    "an account": lambda: account_document(shard, "alice", SurveyOptions(), Sigmas()),
+    "an unknown account": lambda: account_document(shard, "bob", SurveyOptions(), Sigmas()),
     "a fill": lambda: what_if(shard, "alice", [SALE]),
     "a deposit of a new account": lambda: what_if(shard, "bob", [DEPOSIT]),
     "a policy": lambda: Machine(shard).apply([Message(Origin("test", -1, 1), SetParams("policy", "policy", 4))]),

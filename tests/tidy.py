@@ -33,7 +33,7 @@ LIBRARIES = {
     "orjson": ("engine/edges/codec*.py", "engine/edges/snapshot.py"),
     "prometheus_client": ("engine/edges/metrics/*.py",),
     "pyarrow": ("engine/edges/readers/*.py",),
-    "pydantic": ("engine/edges/config.py", "engine/edges/service_config.py"),
+    "pydantic": ("engine/edges/config.py", "engine/edges/service_*.py"),
     "rich": ("engine/tools/progress.py",),
     "uvloop": ("engine/shell/*.py",),
 }

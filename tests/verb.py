@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+
+from engine.tools.child import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Verb:
+class Verb(Child):
     """``python -m engine ARGUMENTS``; a context manager that leaves nothing behind."""
 
     def __init__(self, log: Path, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
-        self.log = log
-        with log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", *arguments],
-                cwd=ROOT,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def text(self) -> str:
-        """Return what it has said so far."""
-        return self.log.read_text(errors="replace")
+        super().__init__(log, [sys.executable, "-m", "engine", *arguments], cwd=ROOT, env=env)

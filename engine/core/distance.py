@@ -10,15 +10,16 @@ from engine.core.book import Book, Int64Array
 from engine.core.kernels.distance import UNKNOWN, first_step
 from engine.core.kernels.heatmap import FIGURES, STACK_DEPTH, Ladders
 from engine.core.kernels.tables import Tables
-from engine.core.ladders import SurveyOptions, betas_of, ladders_of
-from engine.core.margin import liquidation_price
-from engine.core.volatility import Variance, Volatility
+from engine.core.ladders import ladders_of
+from engine.core.margin import liquidation_price, liquidation_ranges
+from engine.core.volatility import Sigmas
 from engine.units import PPM, div_half_even
 
 # The common factor is followed in steps of a basis point, down to almost nothing and up to three times where it stands.
 STEP_PPM = 100
 DOWN_STEPS, UP_STEPS = 9_999, 20_000
-MILLI = 1_000
+# Sigmas are counted in thousandths.
+MILLI_DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,16 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class SymbolMove:
-    """The mark of one symbol at which a row becomes liquidatable, all else standing still; None where there is none."""
+    """Where one symbol's mark leaves a row liquidatable, all else standing still.
 
-    symbol: str
+    mark    the nearest such mark, the liquidation price; None where there is none, and so is ``move``, the way to it
+    ranges  all stretches of such marks, see ``liquidation_ranges``
+    """
+
+    symbol: int
     mark: int | None
     move: Move | None
+    ranges: tuple[tuple[int | None, int | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +59,12 @@ class Distance:
     symbols: tuple[SymbolMove, ...]
 
 
-def distance_of(book: Book, row: int, options: SurveyOptions, volatility: Volatility) -> Distance:
-    """Return how far a row stands from its liquidation at the prices in force."""
-    factor_ppm = FactorSearch(book.tables.view, betas_of(book, options)).move_ppm(row)
+def distance_of(book: Book, row: int, search: FactorSearch, sigmas: Sigmas) -> Distance:
+    """Return how far a row stands from its liquidation at the prices in force, which ``search`` must begin at."""
     held = dict.fromkeys(symbol for symbol, _ in book.positions_of(row))
     return Distance(
-        factor=None if factor_ppm is None else move_of(factor_ppm, volatility.factor),
-        symbols=tuple(symbol_move(book, row, symbol, volatility) for symbol in held) if book.is_priced(row) else (),
+        factor=search.move(row, sigmas.factor_ppm),
+        symbols=tuple(symbol_move(book, row, symbol, sigmas) for symbol in held) if book.is_priced(row) else (),
     )
 
 
@@ -73,6 +78,11 @@ class FactorSearch:
         self.ladders: Ladders = ladders_of(view, betas_ppm, reach)
         self._figures = np.zeros((STACK_DEPTH + 1, FIGURES), dtype=np.int64)
         self._stack = np.zeros(STACK_DEPTH, dtype=np.int64)
+
+    def move(self, row: int, sigma_ppm: int | None) -> Move | None:
+        """Return the nearest move at which a row is liquidatable, with what it is in sigmas; None where none is."""
+        ppm = self.move_ppm(row)
+        return None if ppm is None else move_of(ppm, sigma_ppm)
 
     def move_ppm(self, row: int) -> int | None:
         """Return the nearest move at which a row is liquidatable; the fall of two alike, None where there is none."""
@@ -89,17 +99,17 @@ class FactorSearch:
         return None if found == UNKNOWN or found > steps else found
 
 
-def symbol_move(book: Book, row: int, symbol: int, volatility: Volatility) -> SymbolMove:
-    """Return the move of one symbol to its liquidation price."""
-    level, name = liquidation_price(book, row, symbol), book.instruments[symbol].symbol
-    if level is None:
-        return SymbolMove(name, None, None)
-    mark = book.marks[symbol].value
-    variance = volatility.symbols[symbol] if symbol < len(volatility.symbols) else Variance()
-    return SymbolMove(name, level, move_of(div_half_even((level - mark) * PPM, mark), variance))
+def symbol_move(book: Book, row: int, symbol: int, sigmas: Sigmas) -> SymbolMove:
+    """Return the move of one symbol to its liquidation price, and all marks that are beyond one."""
+    level, mark = liquidation_price(book, row, symbol), book.marks[symbol].value
+    return SymbolMove(
+        symbol=symbol,
+        mark=level,
+        move=None if level is None else move_of(div_half_even((level - mark) * PPM, mark), sigmas.of_symbol(symbol)),
+        ranges=tuple(liquidation_ranges(book, row, symbol)),
+    )
 
 
-def move_of(ppm: int, variance: Variance) -> Move:
+def move_of(ppm: int, sigma_ppm: int | None) -> Move:
     """Return a move with what it is in sigmas."""
-    sigma_ppm = variance.sigma_ppm()
-    return Move(ppm, None if sigma_ppm is None else abs(ppm) * MILLI // sigma_ppm)
+    return Move(ppm, None if sigma_ppm is None else abs(ppm) * 10**MILLI_DECIMALS // sigma_ppm)

@@ -26,3 +26,9 @@ class Lines:
     def count(self) -> int:
         """How many lines there are."""
         return len(self.marks)
+
+    def part(self, begin: int, end: int) -> Lines:
+        """Return the lines from ``begin`` on, before ``end``."""
+        return Lines(
+            self.marks[begin:end], lambda index: self.message(begin + index), lambda index: self.origin(begin + index)
+        )

@@ -82,10 +82,11 @@ def liquidation_price(book: Book, row: int, symbol: int) -> int | None:
     return int(level) or None
 
 
-def liquidation_ranges(book: Book, row: int, symbol: int) -> list[tuple[int, int]]:
+def liquidation_ranges(book: Book, row: int, symbol: int) -> list[tuple[int | None, int | None]]:
     """Return all stretches of marks of ``symbol`` at which the row is liquidatable, first and last, in price steps.
 
-    A hedged account has one on each side, one with ``whole`` tiers may have more.
+    A hedged account has one on each side, one with ``whole`` tiers may have more. None is an end that is open: down to
+    the lowest mark there is, or up to where notionals leave their bound.
     """
     legs, rest, scratch = moving_legs(book, row, symbol)
     step = book.instruments[symbol].mark_steps
@@ -101,7 +102,7 @@ def liquidation_ranges(book: Book, row: int, symbol: int) -> list[tuple[int, int
         scratch,
         spans,
     )
-    return [(first * step, last * step) for first, last in spans[:found].tolist()]
+    return [(first * step or None, last * step or None) for first, last in spans[:found].tolist()]
 
 
 def moving_legs(book: Book, row: int, symbol: int) -> tuple[Int64Array, Int64Array, Int64Array]:

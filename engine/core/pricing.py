@@ -94,7 +94,7 @@ def try_put_mark(book: Book, symbol: int, value: int, ts: int) -> list[int] | No
 
     None, and nothing is changed, where an account's equity would leave int64; ``mark_overflows`` must be False.
     """
-    if not is_put(book, book.tables.symbols[symbol], value):
+    if not put_where_borne(book, book.tables.symbols[symbol], value):
         return None
     is_new = book.set_mark(symbol, value, ts, is_seen=True)
     return symbol_rows_in_need(book, symbol, look_at_all=is_new)
@@ -102,14 +102,14 @@ def try_put_mark(book: Book, symbol: int, value: int, ts: int) -> list[int] | No
 
 def try_put_asset_price(book: Book, asset: int, value: int, ts: int) -> list[int] | None:
     """Put an asset price in force; twin of ``try_put_mark``."""
-    if not is_put(book, book.tables.assets[asset], value):
+    if not put_where_borne(book, book.tables.assets[asset], value):
         return None
     is_new = book.set_asset_price(asset, value, ts, is_seen=True)
     return asset_rows_in_need(book, asset, look_at_all=is_new)
 
 
-def is_put(book: Book, entry: Int64Array, value: int) -> bool:
-    """Put a price in its line of the tables; return whether it could be borne, else the former one stands there."""
+def put_where_borne(book: Book, entry: Int64Array, value: int) -> bool:
+    """Put a price in its line of the tables where every row can bear it; return whether it stands there now."""
     share_stale(book.tables.view)
     before = int(entry[PRICE])
     entry[PRICE] = value

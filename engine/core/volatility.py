@@ -38,6 +38,18 @@ class Variance:
         return isqrt(self.squares * DAY_NS // self.seen_ns) * PPM // _FINE or None
 
 
+@dataclass(frozen=True, slots=True)
+class Sigmas:
+    """Daily volatilities as they stood at one moment, in ppm, None where unknown; a symbol that came later has none."""
+
+    factor_ppm: int | None = None
+    symbols_ppm: tuple[int | None, ...] = ()
+
+    def of_symbol(self, symbol: int) -> int | None:
+        """Return the volatility of one symbol."""
+        return self.symbols_ppm[symbol] if symbol < len(self.symbols_ppm) else None
+
+
 class Volatility:
     """The variances of all symbols and of the common factor: the mean move of all symbols over their mean beta."""
 
@@ -61,3 +73,7 @@ class Volatility:
         if betas:
             self.factor.add(div_half_even(total * PPM * (1 if betas > 0 else -1), abs(betas)), elapsed_ns)
         self._marks, self._ts = marks, ts
+
+    def sigmas(self) -> Sigmas:
+        """Return the volatilities as they stand now."""
+        return Sigmas(self.factor.sigma_ppm(), tuple(variance.sigma_ppm() for variance in self.symbols))

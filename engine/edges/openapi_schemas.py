@@ -167,12 +167,37 @@ EXPLAINED = closed(
     optional=BUCKET,
     about="What a row's figures are made of; amounts of a position are in its settlement asset.",
 )
+MOVE = {"move": or_null(DECIMAL), "sigmas": or_null(DECIMAL)}
+FACTOR_MOVE = {f"factor_{name}": schema for name, schema in MOVE.items()}
+DISTANCE = closed(
+    {
+        **SUBJECT,
+        **FACTOR_MOVE,
+        "symbols": list_of(
+            closed(
+                {
+                    "symbol": NAME,
+                    "liquidation_price": or_null(DECIMAL),
+                    **MOVE,
+                    "liquidatable": list_of(closed({"from": or_null(DECIMAL), "to": or_null(DECIMAL)})),
+                }
+            )
+        ),
+    },
+    optional=BUCKET,
+    about=(
+        "How far prices may move until the row is liquidatable: all marks together (factor_move), and each symbol "
+        "alone, as a fraction of its price; in sigmas, by a day's volatility, null until the survey has seen enough. "
+        "liquidatable has all stretches of the symbol's marks that do it; an end that is null is open."
+    ),
+)
 ACCOUNT = closed(
     {
         **SUBJECT,
         **SHARD_AND_TIME,
         "accounts": list_of(of("Row")),
         "explained": list_of(of("Explained")),
+        "distances": list_of(of("Distance")),
         "unpriced": list_of(closed({**SUBJECT, "missing": list_of(TEXT)}, optional=BUCKET)),
         "liquidations": list_of(of("Liquidation")),
         "held": list_of(of("Hold")),
@@ -238,7 +263,7 @@ RISKIEST = closed(
                     "equity": DECIMAL,
                     "maintenance_margin": DECIMAL,
                     "margin_ratio": or_null(DECIMAL),
-                    "factor_move": or_null(DECIMAL),
+                    **FACTOR_MOVE,
                 },
                 optional=BUCKET,
             )
@@ -322,6 +347,7 @@ SCHEMAS: dict[str, Schema] = {
     "Hold": HOLD,
     "Output": OUTPUT,
     "Explained": EXPLAINED,
+    "Distance": DISTANCE,
     "Account": ACCOUNT,
     "Marks": MARKS,
     "Fund": FUND,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.edges.config import shown
 from engine.edges.service_config import KEYS, TLS, ServiceConfig, is_loopback, values_of
+from engine.units import format_ppm
 
 LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 READABLE_BY_OTHERS = 0o077
@@ -50,10 +51,7 @@ def service_document(config: ServiceConfig) -> dict[str, Any]:
     document: dict[str, Any] = {"ok": True}
     for place, value in values_of(config).items():
         table, _, key = place.partition(".")
-        plain = (
-            value if isinstance(value, str | int | bool | None) else str(value) if isinstance(value, Path) else "set"
-        )
-        document.setdefault(table, {})[key] = plain
+        document.setdefault(table, {})[key] = plain(value)
     return document | {"warnings": service_warnings(config)}
 
 
@@ -61,6 +59,8 @@ def plain(value: object) -> object:
     """Return a value as JSON holds it; of a secret only that it is set."""
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Mapping):
+        return {name: format_ppm(beta_ppm) for name, beta_ppm in value.items()}
     return value if value is None or isinstance(value, str | int) else "set"
 
 

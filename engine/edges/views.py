@@ -11,15 +11,18 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from engine.core.book import INSURANCE_ROW, LEG_NAMES, Price
+from engine.core.book import INSURANCE_ROW, LEG_NAMES, Book, Price
 from engine.core.decision import asset_price_fields, collateral_fields, mark_fields, position_fields
+from engine.core.distance import MILLI_DECIMALS, FactorSearch, Move, SymbolMove, distance_of
 from engine.core.guards import is_stale, row_assets, row_symbols
 from engine.core.heatmap import Heatmap
 from engine.core.kernels.tables import COUNT
+from engine.core.ladders import SurveyOptions, betas_of
 from engine.core.margin import format_price
 from engine.core.shard import Episode, Order, Shard
 from engine.core.survey import SurveyReport
 from engine.core.takeover import fund_equity
+from engine.core.volatility import Sigmas
 from engine.edges.accounts import account_fields, account_rows, missing_prices
 from engine.units import format_ppm, format_scaled, format_units
 
@@ -27,22 +30,25 @@ from engine.units import format_ppm, format_scaled, format_units
 FUND_FIELDS = ("symbol", "qty", "entry_price", "notional", "unrealised_pnl")
 
 
-def account_document(shard: Shard, account: str) -> dict[str, Any] | None:
+def account_document(shard: Shard, account: str, options: SurveyOptions, sigmas: Sigmas) -> dict[str, Any] | None:
     """Return an account's rows as ``liq-engine margin`` prints them, and what is under way; None if it is not known.
 
-    ``explained`` has what those figures are made of, as a decision would. A row that lacks a price has no figures: it
-    is listed under ``unpriced`` with the prices it waits for.
+    ``explained`` has what those figures are made of, as a decision would; ``distances`` how far each row stands from
+    its liquidation. A row that lacks a price has no figures: it is listed under ``unpriced`` with the prices it waits
+    for.
     """
     rows = account_rows(shard, account)
     if not rows or account.startswith("$"):
         return None
     missing = {row: sorted(missing_prices(shard.book, row)) for row in rows}
+    search = FactorSearch(shard.book.tables.view, betas_of(shard.book, options))
     return {
         "account": account,
         "shard": shard.number,
         "ts": shard.clock,
         "accounts": [account_fields(shard, row) for row in rows if not missing[row]],
         "explained": [explained_fields(shard, row) for row in rows if not missing[row]],
+        "distances": [distance_fields(shard, row, search, sigmas) for row in rows if not missing[row]],
         "unpriced": [{**shard.subject(row), "missing": missing[row]} for row in rows if missing[row]],
         "liquidations": [episode_fields(shard, shard.episodes[row]) for row in rows if row in shard.episodes],
         "held": [hold_fields(shard, row) for row in rows if row in shard.holds],
@@ -60,6 +66,39 @@ def explained_fields(shard: Shard, row: int) -> dict[str, Any]:
         "asset_prices": [asset_price_fields(shard, asset) for asset in row_assets(book, row)],
         "positions": position_fields(shard, row),
         "collateral": [collateral_fields(shard, row, asset) for asset in row_assets(book, row)],
+    }
+
+
+def distance_fields(shard: Shard, row: int, search: FactorSearch, sigmas: Sigmas) -> dict[str, Any]:
+    """Return how far a row stands from its liquidation: along the common factor, and along each of its symbols."""
+    distance = distance_of(shard.book, row, search, sigmas)
+    symbols = [symbol_move_fields(shard.book, move) for move in distance.symbols]
+    return {**shard.subject(row), **factor_fields(distance.factor), "symbols": symbols}
+
+
+def factor_fields(move: Move | None) -> dict[str, Any]:
+    """Return a move of the common factor, null where none leaves the row liquidatable, and what it is in sigmas."""
+    return {f"factor_{name}": value for name, value in move_fields(move).items()}
+
+
+def move_fields(move: Move | None) -> dict[str, Any]:
+    """Return a move as a fraction of the price, and as a multiple of a day's volatility, null where not known."""
+    milli_sigma = None if move is None else move.milli_sigma
+    return {
+        "move": None if move is None else format_ppm(move.ppm),
+        "sigmas": None if milli_sigma is None else format_scaled(milli_sigma, MILLI_DECIMALS),
+    }
+
+
+def symbol_move_fields(book: Book, found: SymbolMove) -> dict[str, Any]:
+    """Return the way to one symbol's liquidation price, and between which marks the row is liquidatable."""
+    instrument = book.instruments[found.symbol]
+    ends = [[format_price(end, instrument.price_decimals) for end in stretch] for stretch in found.ranges]
+    return {
+        "symbol": instrument.symbol,
+        "liquidation_price": format_price(found.mark, instrument.price_decimals),
+        **move_fields(found.move),
+        "liquidatable": [{"from": first, "to": last} for first, last in ends],
     }
 
 
@@ -196,7 +235,7 @@ def riskiest_document(shard: Shard, report: SurveyReport, *, limit: int) -> dict
                 "equity": format_units(risky.equity),
                 "maintenance_margin": format_units(risky.maintenance),
                 "margin_ratio": None if risky.ratio is None else format_units(risky.ratio),
-                "factor_move": None if risky.factor_ppm is None else format_ppm(risky.factor_ppm),
+                **factor_fields(risky.factor),
             }
             for risky in report.riskiest[:limit]
         ],

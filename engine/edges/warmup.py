@@ -25,6 +25,7 @@ from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
 from engine.core.shard import Shard
 from engine.core.survey import Survey
+from engine.core.volatility import Sigmas
 from engine.edges.bookfile import load_document
 from engine.edges.codec import encode_event
 from engine.edges.line_batch import LineReader
@@ -113,7 +114,8 @@ def second_half() -> None:
     """Survey a book, take a batch of lines as a log file and as a topic brings them, answer what the API is asked."""
     shard = new_shard()
     load_document(shard, {"ts": 1, "marks": {"LINEAR": "100"}, "accounts": [HOLDER]}, "warmup")
-    Survey(shard).advance(1_000_000)
+    survey = Survey(shard)
+    survey.advance(1_000_000)
     data = b"".join(encode_event(Mark("LINEAR", (price, 0), 1 + price)) + b"\n" for price in (101, 102))
     buffer = np.frombuffer(data, dtype=np.uint8)
     begins, ends = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
@@ -122,7 +124,7 @@ def second_half() -> None:
         buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)
     )
     Machine(shard).fold(lines)
-    account_document(shard, "a")
+    account_document(shard, "a", survey.options, Sigmas())
     what_if(shard, "a", [{"type": "fill", "symbol": "LINEAR", "side": "buy", "qty": "1", "price": "1"}])
 
 

@@ -67,7 +67,7 @@ class Player:
     async def play(self, messages: Iterable[Message], *, speed: float) -> None:
         """Play a log at ``speed`` times its own pace (0: at once), and stay when it has ended, until cancelled."""
         self.begin()
-        async with surveying(self.fold.shard, self.status):
+        async with surveying(self.fold.shard, self.status, self.config.survey.options()):
             async for batch in batches(messages, speed=speed):
                 self.apply(batch)
             while True:

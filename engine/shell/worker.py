@@ -192,7 +192,7 @@ class Worker:
             self.enter("live", batch=fold.position.batch, seq=fold.shard.seq)
             session = Session(fold, inbox, self.writer, self.plain, self.snapshots, self.config, self.status)
             self.status.find_lag = session.lag
-            await stack.enter_async_context(surveying(fold.shard, self.status))
+            await stack.enter_async_context(surveying(fold.shard, self.status, self.config.survey.options()))
             while not self.draining.is_set():
                 await session.step()
             self.enter("draining")

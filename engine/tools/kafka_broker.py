@@ -13,7 +13,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.errors import BrokerError, InputError
+from engine.tools.child import Child
 
 JAVA_MIN = 17
 MAVEN_TIMEOUT_S = 600.0
@@ -40,8 +40,6 @@ PORTS = range(20_000, 32_000)
 CLUSTER_ID = "liq-engine-dev-kafka-A"
 # The JVM is tuned for a small node that starts often: one collector thread, no more heap than it needs.
 JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
-# Waits until its input ends, which it does when we are gone, however that came about; then ends the node.
-GUARD = 'read -r _; kill -9 "-$0"'
 
 # One node is its own quorum. Replication and in-sync minima of 1 are all it can give; few partitions of the two
 # internal topics make their first use quick; the short session is what a start after SIGKILL waits for.
@@ -104,8 +102,7 @@ class Broker:
         self.port, self.controller_port = free_ports(2)
         self.port = port or self.port
         self.log = folder / "broker.log"
-        self._node: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._node: Child | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -115,7 +112,7 @@ class Broker:
     @property
     def pid(self) -> int | None:
         """Return the process id of the node, None while it does not run."""
-        return self._node.pid if self._node is not None and self._node.poll() is None else None
+        return self._node.process.pid if self._node is not None and self._node.is_running else None
 
     def start(self) -> None:
         """Start the node and return once it serves clients.
@@ -134,42 +131,24 @@ class Broker:
         if not (data / "meta.properties").is_file():
             tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings), *self.format_options]
             self._format([*command, *tool])
-        log_start = self.log.stat().st_size if self.log.is_file() else 0
-        with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C in our terminal is ours to answer, and the whole group can be ended at once.
-            self._node = subprocess.Popen(
-                [*command, "kafka.Kafka", str(settings)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        guard = ["sh", "-c", GUARD, str(self._node.pid)]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-        self._wait_until_started(log_start)
+        self._node = Child(self.log, [*command, "kafka.Kafka", str(settings)])
+        self._wait_until_started(self._node)
 
     def stop(self) -> None:
         """End the node in good order; by force if that takes too long. Nothing happens if it does not run."""
         if self._node is not None:
-            self._node.terminate()
+            self._node.process.terminate()
             try:
-                self._node.wait(STOP_TIMEOUT_S)
+                self._node.process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 pass  # Ended by force below.
         self.kill()
 
     def kill(self) -> None:
         """End the node at once, as a power cut would. Nothing happens if it does not run."""
-        node, guard = self._node, self._guard
-        self._node = self._guard = None
-        if guard is not None:
-            # The guard first: once the node is reaped, its number may be given to another process.
-            guard.kill()
-            guard.communicate()
+        node, self._node = self._node, None
         if node is not None:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+            node.kill()
 
     def restart(self) -> None:
         """Stop the node in good order and start it again: same port, same data."""
@@ -190,20 +169,15 @@ class Broker:
         if done.returncode != 0:
             raise BrokerError(f"Kafka could not format {self.folder}: {last_lines(done.stdout + done.stderr)}")
 
-    def _wait_until_started(self, log_start: int) -> None:
+    def _wait_until_started(self, node: Child) -> None:
         """Return once the log says so; end the node and raise BrokerError if it ends itself or takes too long."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while STARTED not in (text := self._log_from(log_start)):
-            if self.pid is None or time.monotonic() > deadline_s:
+        while STARTED not in (text := node.text):
+            if not node.is_running or time.monotonic() > deadline_s:
                 state = f"did not start within {START_TIMEOUT_S:.0f} s" if self.pid else "ended while it was starting"
                 self.kill()
                 raise BrokerError(f"Kafka on {self.bootstrap} {state}; {self.log} ends with:\n{last_lines(text)}")
             time.sleep(POLL_S)
-
-    def _log_from(self, start: int) -> str:
-        with self.log.open("rb") as log:
-            log.seek(start)
-            return log.read().decode(errors="replace")
 
 
 def java_command() -> str:

@@ -14,7 +14,6 @@ from typing import IO, Any, Protocol
 
 from engine.core import ledger
 from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output, SetParams
-from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.params import Instrument, Risk
 from engine.core.shard import Shard
@@ -285,20 +284,13 @@ def fold_lines(run: Run, log: LogFile) -> Iterator[tuple[list[Output], Marks]]:
     for block in file.batches():
         begin = 0
         while begin < block.count:
-            lines = part_of(block, begin, begin + run.room)
+            lines = block.part(begin, begin + run.room)
             before, started_s = run.messages, time.perf_counter()
             outputs = run.machine.fold(lines)
             run.note(time.perf_counter() - started_s, lines.count)
             yield outputs, LineMarks(lines, before, list(run.instruments), run.recorder)
             begin += lines.count
     yield run.machine.apply(file.broken), MessageMarks((), 0, set(), run)
-
-
-def part_of(lines: Lines, begin: int, end: int) -> Lines:
-    """Return some of the lines."""
-    return Lines(
-        lines.marks[begin:end], lambda index: lines.message(begin + index), lambda index: lines.origin(begin + index)
-    )
 
 
 class OutputWriter:

@@ -30,7 +30,6 @@ from tests.service.harness import (
     Tables,
     Traffic,
     new_deployment,
-    running,
     traffic,
 )
 from tests.service.workload import make_workload
@@ -66,7 +65,7 @@ class Campaign:
     def start(self) -> Instance:
         """Start a further instance; the end of the campaign ends it."""
         self.started += 1
-        return self.stack.enter_context(running(self.deployment, f"instance-{self.started}", self.program))
+        return self.stack.enter_context(Instance(self.deployment, f"instance-{self.started}", self.program))
 
     def moments(self, count: int) -> list[int]:
         """Return so many counts of inputs, in order, spread over the workload."""
@@ -109,9 +108,9 @@ class Campaign:
             await asyncio.sleep(max(0.0, stopped_s + longest_s - time.monotonic()))
         zombie.signal(signal.SIGCONT)
         code = await zombie.exit_code()
-        assert code != 0, f"a zombie ended as if all were well:\n{zombie.text()[-4000:]}"
+        assert code != 0, f"a zombie ended as if all were well:\n{zombie.text[-4000:]}"
         halted = [line for line in zombie.lines_of("halted") if FENCED in line]
-        assert len(halted) == SHARDS, f"not every shard of the zombie was fenced:\n{zombie.text()[-4000:]}"
+        assert len(halted) == SHARDS, f"not every shard of the zombie was fenced:\n{zombie.text[-4000:]}"
         await self.still_at_work()
 
     async def restart_broker(self, broker: Broker, *, clean: bool, taken: int) -> None:
@@ -135,7 +134,7 @@ class Campaign:
     async def still_at_work(self) -> None:
         """Return once the instance, still the same process, has committed batches."""
         await self.traffic.until_more(AT_WORK)
-        assert self.instance.process.poll() is None, f"it has ended:\n{self.instance.text()[-4000:]}"
+        assert self.instance.is_running, f"it has ended:\n{self.instance.text[-4000:]}"
 
     async def until_written(self, records: int) -> None:
         """Return once the journals are so much longer, records of open transactions included."""
@@ -171,7 +170,7 @@ async def negative_control(folder: Path, bootstrap: str, *, seed: int, inputs_pe
         for instance in (zombie, other):
             instance.signal(signal.SIGTERM)
             await instance.exit_code()
-        assert zombie.lines_of("stopped"), f"the zombie had ended before:\n{zombie.text()[-4000:]}"
+        assert zombie.lines_of("stopped"), f"the zombie had ended before:\n{zombie.text[-4000:]}"
     try:
         verdicts = await check_all(one.deployment)
     except Difference as difference:

@@ -16,11 +16,10 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,10 @@ from aiokafka.errors import KafkaError
 from engine.core.events import ORDERS_TOPIC
 from engine.edges.config import default_risk_path
 from engine.edges.journal import JOURNAL_TOPIC, Genesis, decode_journal
-from engine.edges.service_config import ServiceConfig, load_service
+from engine.edges.service_config import ServiceConfig
+from engine.edges.service_file import load_service
 from engine.edges.topics import TOPICS, expected_settings, partition_count
-from engine.tools.kafka_broker import GUARD
+from engine.tools.child import Child
 from tests.brokers.clients import consumer, new_producer, new_topic, unique
 from tests.service.workload import INPUT_TOPICS, Line, Venue, Workload
 
@@ -125,35 +125,18 @@ def toml_text(tables: Tables) -> str:
     return "\n".join(lines)
 
 
-class Instance:
+class Instance(Child):
     """One process of the service, under a name of its own in the deployment's folder."""
 
     def __init__(self, deployment: Deployment, name: str, program: Sequence[str] = ENGINE) -> None:
         self.shards = range(deployment.config.shards)
-        self.log = deployment.folder / f"{name}.log"
-        arguments = [sys.executable, *program, "run", "--config", str(deployment.service_file)]
+        command = [sys.executable, *program, "run", "--config", str(deployment.service_file)]
         environment = {key: value for key, value in os.environ.items() if key != "KAFKA_BOOTSTRAP_SERVERS"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                arguments,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        # However this process ends, the instance ends with it, a stopped one too.
-        guard = ["sh", "-c", GUARD, str(self.process.pid)]
-        self.guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-
-    def text(self) -> str:
-        """Return what it has said."""
-        return self.log.read_text(errors="replace")
+        super().__init__(deployment.folder / f"{name}.log", command, cwd=ROOT, env=environment)
 
     def lines_of(self, event: str) -> list[str]:
         """Return its lines about one kind of event."""
-        return [line for line in self.text().splitlines() if re.search(rf" (?:INFO|ERROR|CRITICAL) {event}\b", line)]
+        return [line for line in self.text.splitlines() if re.search(rf" (?:INFO|ERROR|CRITICAL) {event}\b", line)]
 
     def shards_in(self, event: str) -> Counter[int]:
         """Return how often each shard has said that an event came."""
@@ -165,15 +148,15 @@ class Instance:
         def is_said() -> bool:
             found = self.shards_in(event)
             is_there = all(found[shard] for shard in self.shards)
-            if not is_there and self.process.poll() is not None:
-                raise AssertionError(f"ended with {self.process.returncode} and not {event!r}:\n{self.text()[-4000:]}")
+            if not is_there and not self.is_running:
+                raise AssertionError(f"ended with {self.process.returncode} and not {event!r}:\n{self.text[-4000:]}")
             return is_there
 
-        await until(is_said, f"{self.log.name}: {event!r} of every shard", self.text)
+        await until(is_said, f"{self.log.name}: {event!r} of every shard", lambda: self.text)
 
     async def exit_code(self) -> int:
         """Return the exit code once it has ended by itself."""
-        await until(lambda: self.process.poll() is not None, f"{self.log.name}: the end", self.text)
+        await until(lambda: not self.is_running, f"{self.log.name}: the end", lambda: self.text)
         return int(self.process.returncode)
 
     def signal(self, number: signal.Signals) -> None:
@@ -184,28 +167,8 @@ class Instance:
         """Let it finish in good order."""
         self.signal(signal.SIGTERM)
         code = await self.exit_code()
-        assert code == 0, f"ended with {code}:\n{self.text()[-4000:]}"
-        assert set(self.shards_in("stopped")) == set(self.shards), self.text()[-4000:]
-
-    def close(self) -> None:
-        """End it, and what it has started, at once."""
-        self.guard.kill()
-        self.guard.communicate()
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # It and its children have ended before.
-        self.process.wait()
-
-
-@contextmanager
-def running(deployment: Deployment, name: str, program: Sequence[str] = ENGINE) -> Iterator[Instance]:
-    """Yield an instance, and end it after the block."""
-    instance = Instance(deployment, name, program)
-    try:
-        yield instance
-    finally:
-        instance.close()
+        assert code == 0, f"ended with {code}:\n{self.text[-4000:]}"
+        assert set(self.shards_in("stopped")) == set(self.shards), self.text[-4000:]
 
 
 async def until(condition: Callable[[], bool], what: str, explain: Callable[[], str] = str) -> None:

@@ -30,7 +30,7 @@ from engine.shell.worker import Worker
 from tests.brokers.fake import Fake
 from tests.brokers.faults import Action, Boundary, Moment, drop, run
 from tests.service.checker import Verdict, check_all
-from tests.service.harness import Deployment, Instance, Traffic, new_deployment, running, until
+from tests.service.harness import Deployment, Instance, Traffic, new_deployment, until
 from tests.service.workload import make_workload
 
 # Batches of 40, hardly a heartbeat, no snapshots (a fork of a test is another test), nothing waits for long.
@@ -167,9 +167,11 @@ async def killed_at(fake: Fake, folder: Path, boundary: Boundary, *, seed: int) 
             instances[0].signal(signal.SIGKILL)
 
         fake.faults.at(boundary, run(kill), client=client_of(going.deployment))
-        with running(going.deployment, "first") as first:
+        with Instance(going.deployment, "first") as first:
             instances.append(first)
-            await until(lambda: bool(killed) or is_done(going), f"{boundary} or the end of the inputs", first.text)
+            await until(
+                lambda: bool(killed) or is_done(going), f"{boundary} or the end of the inputs", lambda: first.text
+            )
             # A heartbeat would have that boundary, sooner or later.
             fake.faults.reset()
             if not killed:
@@ -177,9 +179,9 @@ async def killed_at(fake: Fake, folder: Path, boundary: Boundary, *, seed: int) 
                 await check_all(going.deployment)
                 return None
             assert await first.exit_code() == -signal.SIGKILL
-        with running(going.deployment, "second") as second:
+        with Instance(going.deployment, "second") as second:
             await second.until("live")
-            await until(lambda: is_done(going), "the second to do the work", second.text)
+            await until(lambda: is_done(going), "the second to do the work", lambda: second.text)
             await second.drain()
         (verdict,) = await check_all(going.deployment)
         return verdict

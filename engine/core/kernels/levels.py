@@ -113,9 +113,9 @@ def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below, c
 def liquidatable_spans_into(legs, spec, tiers, step, asset_price, rest, below, counts, spans):
     """Write the stretches of grid counts at which the row is liquidatable, rising; return how many there are.
 
-    For the arguments see ``liquidation_level``; spans  int64[>= counts / 2, 2]  first and last count of each. They end
-    where notionals leave their bound. Each end is exact and its neighbour outside is healthy; what may stay unseen is
-    a flicker of roundings alone, where equity and margin run side by side within a few units.
+    For the arguments see ``liquidation_level``; spans  int64[>= counts / 2, 2]  first and last count of each, 0 where
+    it goes on as far down, or up, as notionals keep their bound. Each end is exact, its neighbour outside healthy;
+    what may stay unseen is a flicker of roundings alone, where equity and margin run side by side within a few units.
     """
     low, high = price_bounds(legs, spec, asset_price, step)
     if low > high:
@@ -123,26 +123,20 @@ def liquidatable_spans_into(legs, spec, tiers, step, asset_price, rest, below, c
     borders = counts[: tier_borders_into(legs, spec, tiers, step, low, high, counts)]
     known, found = borders[0], 0
     standing = _is_liquidatable_at(legs, spec, tiers, known * step, asset_price, rest, below)
-    spans[0, 0] = known
+    spans[0, 0] = 0
     for index in range(1, borders.size):
         border = borders[index]
         if _is_liquidatable_at(legs, spec, tiers, border * step, asset_price, rest, below) != standing:
-            probe = border
-            while probe - known > 1:
-                middle = known + (probe - known) // 2
-                if _is_liquidatable_at(legs, spec, tiers, middle * step, asset_price, rest, below) == standing:
-                    known = middle
-                else:
-                    probe = middle
+            last = _last_before_change(legs, spec, tiers, step, asset_price, rest, below, known, border)
             if standing:
-                spans[found, 1] = known
+                spans[found, 1] = last
                 found += 1
             else:
-                spans[found, 0] = probe
+                spans[found, 0] = last + 1
             standing = not standing
         known = border
     if standing:
-        spans[found, 1] = known
+        spans[found, 1] = 0
         found += 1
     return found
 
@@ -159,15 +153,25 @@ def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders):
     standing = _is_liquidatable_at(legs, spec, tiers, here * step, asset_price, rest, below)
     known = here
     for index in range(borders.size):
-        probe = borders[index]
-        if _is_liquidatable_at(legs, spec, tiers, probe * step, asset_price, rest, below) == standing:
-            known = probe
-            continue
-        while abs(probe - known) > 1:
-            middle = known + (probe - known) // 2
-            if _is_liquidatable_at(legs, spec, tiers, middle * step, asset_price, rest, below) == standing:
-                known = middle
-            else:
-                probe = middle
-        return known if standing else probe
+        border = borders[index]
+        if _is_liquidatable_at(legs, spec, tiers, border * step, asset_price, rest, below) != standing:
+            last = _last_before_change(legs, spec, tiers, step, asset_price, rest, below, known, border)
+            return last if standing else last + (1 if border > known else -1)
+        known = border
     return np.int64(0)
+
+
+@kernel
+def _last_before_change(legs, spec, tiers, step, asset_price, rest, below, known, other):
+    """Return the last count from ``known`` towards ``other`` with the standing of ``known``; that of ``other`` differs.
+
+    Between the two, which lie in one tier of each leg, the standing changes once.
+    """
+    standing = _is_liquidatable_at(legs, spec, tiers, known * step, asset_price, rest, below)
+    while abs(other - known) > 1:
+        middle = known + (other - known) // 2
+        if _is_liquidatable_at(legs, spec, tiers, middle * step, asset_price, rest, below) == standing:
+            known = middle
+        else:
+            other = middle
+    return known

@@ -26,6 +26,7 @@ HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 def number_text(value: Number) -> str:
     """Return a number as Prometheus writes it."""
+    # The library annotates most of itself, and not this function.
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 

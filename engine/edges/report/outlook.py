@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.edges.report.exposure import BAND_ENDS_PERCENT, FALLS_SHOWN_PPM, Sample
+from engine.edges.report.exposure import BAND_ENDS_PERCENT, FALLS_SHOWN_PPM
 from engine.edges.report.markup import Html, amount, escape, exact, join, table, timestamp
 from engine.edges.report.verdict import by_asset
 from engine.units import PPM
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from engine.edges.report.recorder import RunRecorder
 
 SAMPLES_SHOWN = 6
+Shown = TypeVar("Shown")
 POLICIES_NOTE = (
     '<p class="note">Everything else is the same: trigger, target, limits, waterfall. All at once and a fixed part are '
     "policies of the engine. Largest first closes the largest position, whole, before it touches the next; pro rata "
@@ -49,7 +51,7 @@ def falls(recorder: RunRecorder) -> Html:
     return table("What a further fall would liquidate", columns, rows, left=2)
 
 
-def spread(samples: list[Sample]) -> list[Sample]:
+def spread(samples: Sequence[Shown]) -> list[Shown]:
     """Return the last sample and some before it, evenly spread, the last first."""
     count = min(SAMPLES_SHOWN, len(samples))
     indexes = sorted({round(k * (len(samples) - 1) / max(count - 1, 1)) for k in range(count)}, reverse=True)

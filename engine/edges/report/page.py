@@ -32,7 +32,6 @@ INPUTS_SHOWN_MAX = 6
 # The page stays under 1 MB. Style, script and all tables take at most so much; the cards what the chart data leaves.
 PAGE_BYTES_MAX = 980_000
 TABLES_BYTES_MAX = 260_000
-FUND_PARTS = (fund.waterfalls, fund.fund_causes, fund.largest_steps)
 NAV = (
     *(("verdict", "Verdict"), ("market", "Prices"), ("heat", "Heat-map"), ("cascade", "Cascade"), ("fund", "Fund")),
     *(("margins", "Margin ratios"), ("falls", "Further falls"), ("policies", "Other policies")),

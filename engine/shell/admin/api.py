@@ -16,6 +16,7 @@ from aiohttp import web
 from engine import __version__
 from engine.core.shard import Shard
 from engine.core.survey import SurveyReport
+from engine.core.volatility import Sigmas
 from engine.edges.codec import load_json
 from engine.edges.feed import Ring
 from engine.edges.openapi import LIMIT_MAX, openapi_document
@@ -76,6 +77,11 @@ class Api:
             raise refuse(503, f"shard {shard.number} has not been surveyed yet", code="no_survey", headers=RETRY)
         return found
 
+    def sigmas(self, shard: Shard) -> Sigmas:
+        """Return the volatilities that the last survey of a shard has seen; none are known before it."""
+        found = self.service.statuses[shard.number].survey
+        return Sigmas() if found is None else found.sigmas
+
     async def each(self, shards: list[Shard], view: Callable[[Shard], dict[str, Any]]) -> web.Response:
         """Return one document for each shard, decisions in between."""
         found = []
@@ -92,7 +98,7 @@ class Api:
         account = request.match_info.get("account") or text_in(request, "account")
         shard = self.shard_of(account)
         with self.budget.charged():
-            found = account_document(shard, account)
+            found = account_document(shard, account, self.service.config.survey.options(), self.sigmas(shard))
         if found is None:
             raise refuse(404, f"account {account!r} is not known to shard {shard.number}", code="unknown_account")
         return document(found)

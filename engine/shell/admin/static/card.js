@@ -1,6 +1,6 @@
 // The explain card of an account: the formula with its numbers, position by position and balance by balance.
 
-import { element, figure, find, money, percent, price as level, row, signed, toMs, time, whole } from "./dom.js";
+import { element, figure, find, money, percent, price as level, row, sigmas, signed, toMs, time, whole } from "./dom.js";
 
 let account = null, onChange = () => {};
 
@@ -26,19 +26,20 @@ export function fail(text) {
 }
 
 export function show(found) {
-  const basis = new Map(found.explained.map((one) => [one.bucket ?? "", one]));
-  const parts = found.accounts.flatMap((one) => rowParts(one, basis.get(one.bucket ?? "")));
+  const [basis, distance] = [found.explained, found.distances].map((list) => new Map(list.map((one) => [one.bucket ?? "", one])));
+  const parts = found.accounts.flatMap((one) => rowParts(one, basis.get(one.bucket ?? ""), distance.get(one.bucket ?? "")));
   for (const one of found.unpriced) parts.push(element("p", { text: `${one.bucket ?? "Cross margin"} waits for ${one.missing.join(", ")}.` }));
   for (const one of found.held) parts.push(element("p", { cls: "callout", text: `Held since ${time(toMs(one.since))}: ${one.reason.replace("_", " ")}${one.symbol ? ` of ${one.symbol}` : ""}.` }));
   for (const one of found.liquidations) parts.push(liquidation(one));
   find("card-body").replaceChildren(...parts);
 }
 
-function rowParts(one, basis) {
+function rowParts(one, basis, distance) {
   const title = one.bucket ? `Isolated: ${one.bucket}` : "Cross margin";
   const parts = [element("h3", { text: title }), verdict(one, basis), ...formulas(one, basis)];
+  if (one.positions.length) parts.push(together(distance));
   if (basis.collateral.length) parts.push(collateral(basis));
-  if (one.positions.length) parts.push(positions(one, basis), levels(one, basis));
+  if (one.positions.length) parts.push(positions(one, basis), levels(one, distance));
   if (one.plan.length) parts.push(plan(one.plan));
   return parts;
 }
@@ -97,15 +98,32 @@ function positions(one, basis) {
     ["Position", "Quantity", "Mark", "Notional", "× rate", "− deduction", "= MM", "PnL"], [1, 2, 3, 4, 5, 6, 7], body);
 }
 
-function levels(one, basis) {
-  const marks = new Map(basis.marks.map(({ symbol, price }) => [symbol, Number(price)]));
+function together({ factor_move: move, factor_sigmas: days }) {
+  const named = (field, ...parts) => element("span", { "data-field": field }, ...parts);
+  const parts = [move === null ? "none up to +200 % does it" : named("factor_move", figure(move, Number(move) ? signed(move) : "none left"))];
+  if (days !== null) parts.push(" = ", named("factor_sigmas", figure(days, sigmas(days))), " of a day");
+  return element("p", { cls: "formula" }, element("b", { text: "Left to all marks together " }), ...parts);
+}
+
+function levels(one, distance) {
+  const moves = new Map(distance.symbols.map((symbol) => [symbol.symbol, symbol]));
   const body = one.positions.map((position) => {
-    const price = position.liquidation_price, mark = marks.get(position.symbol);
-    const move = price === null ? "–" : signed(String(Number(price) / mark - 1));
-    return row([named(position), priced(price, "none"), move,
-      priced(position.bankruptcy_price), priced(position.entry_price)], { numbers: [1, 2, 3, 4] });
+    const { move, sigmas: days, liquidatable } = moves.get(position.symbol);
+    return row([named(position), priced(position.liquidation_price, "none"), move === null ? "–" : figure(move, signed(move)), days === null ? "–" : figure(days, sigmas(days)),
+      stretches(liquidatable), priced(position.bankruptcy_price), priced(position.entry_price)], { numbers: [1, 2, 3, 4, 5, 6] });
   });
-  return table("Liquidated at, all else standing still", ["Position", "Liquidation price", "Move to it", "Bankruptcy price", "Entry"], [1, 2, 3, 4], body);
+  return table("Liquidated at, all else standing still; σ is what a day has moved of late",
+    ["Position", "Liquidation price", "Move to it", "In σ", "Liquidatable", "Bankruptcy price", "Entry"], [1, 2, 3, 4, 5, 6], body);
+}
+
+function stretches(list) {
+  const parts = list.flatMap(({ from, to }, index) => [index ? ", " : "", ...stretch(from, to)]);
+  return element("span", {}, ...(parts.length ? parts : ["nowhere"]));
+}
+
+function stretch(from, to) {
+  if (from === null) return to === null ? ["at any price"] : ["up to ", priced(to)];
+  return to === null ? ["from ", priced(from), " up"] : [priced(from), " to ", priced(to)];
 }
 
 const priced = (text, none = "–") => (text === null ? none : figure(text, level(text)));

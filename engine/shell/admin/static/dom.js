@@ -24,6 +24,7 @@ export const whole = (text) => minus(exact.format(text));
 export const price = (text) => minus(digits.format(text));
 export const short = (value) => minus(compact.format(value));
 export const percent = (text, digits = 2) => `${minus((100 * Number(text)).toFixed(digits))} %`;
+export const sigmas = (text) => `${Number(text).toFixed(Number(text) < 10 ? 1 : 0)} σ`;
 export const signed = (text, digits = 2) => (Number(text) > 0 ? "+" : "") + percent(text, digits);
 
 // A figure as people read it; its exact value is in `value`, and in the tooltip where that says more.

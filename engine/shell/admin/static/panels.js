@@ -2,7 +2,7 @@
 
 import { open as openCard } from "./card.js";
 import { History } from "./charts.js";
-import { age, duration, element, figure, find, money, order, percent, put, row, rows, short, signed, time, toMs, whole } from "./dom.js";
+import { age, duration, element, figure, find, money, order, percent, put, row, rows, short, sigmas, signed, time, toMs, whole } from "./dom.js";
 import { buckets, quantile, series, since } from "./exposition.js";
 
 const fundChart = new History(find("fund-chart"), {
@@ -100,15 +100,17 @@ export function riskiest(found) {
 function riskyRow(name, one) {
   if (!riskyRows.has(name)) {
     const button = accountButton(one.account);
-    riskyRows.set(name, row([element("span", {}, button, one.bucket ? ` ${one.bucket}` : ""), "", "", "", ""], { numbers: [1, 2, 3, 4] }));
+    riskyRows.set(name, row([element("span", {}, button, one.bucket ? ` ${one.bucket}` : ""), "", "", "", "", ""], { numbers: [1, 2, 3, 4, 5] }));
   }
   const node = riskyRows.get(name), cells = node.children;
   const isDue = one.margin_ratio === null || Number(one.margin_ratio) >= 1;
   node.className = isDue ? "due" : "";
+  const { factor_move: move, factor_sigmas: days } = one;
   cells[1].replaceChildren(one.margin_ratio === null ? "no equity" : figure(one.margin_ratio, percent(one.margin_ratio)));
-  cells[3].replaceChildren(figure(one.equity));
-  cells[4].replaceChildren(figure(one.maintenance_margin));
-  cells[2].replaceChildren(one.factor_move === null ? "none does it" : figure(one.factor_move, Number(one.factor_move) ? signed(one.factor_move) : "none left"));
+  cells[2].replaceChildren(move === null ? "none does it" : figure(move, Number(move) ? signed(move) : "none left"));
+  cells[3].replaceChildren(days === null ? "–" : figure(days, sigmas(days)));
+  cells[4].replaceChildren(figure(one.equity));
+  cells[5].replaceChildren(figure(one.maintenance_margin));
   return node;
 }
 
