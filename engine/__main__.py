@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +263,7 @@ def run_replay_verb(options: argparse.Namespace) -> int:
         venue=options.venue,
         out=options.out,
         format=options.format,
-        title=f"Replay of {', '.join(path.name for path in options.events[:3])}",
+        title=f"Replay of {replayed(options.events)}",
         batch=options.batch,
         verify_every=max(options.verify, 0),
         show_progress=not options.quiet,
@@ -293,6 +293,14 @@ def shard_of(text: str | None) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise InputError(f"--shard {text}: must be K/N with K below N, as in 0/4")
     return int(number), int(count)
+
+
+def replayed(paths: Sequence[Path]) -> str:
+    """Return what is replayed for a heading: one or two names, of more the folder they are all in, or how many."""
+    if len(paths) <= 2:
+        return " and ".join(path.name for path in paths)
+    folders = {path.parent.name for path in paths}
+    return f"{len(paths)} files of {folders.pop()}" if len(folders) == 1 and folders != {""} else f"{len(paths)} files"
 
 
 def run_margin(options: argparse.Namespace) -> int:

@@ -81,4 +81,5 @@ def opened(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **opti
         yield page
     finally:
         page.close()
-    assert [text for text in complaints if not any(words in text for words in expected)] == []
+    unexpected = [text for text in complaints if not any(words in text for words in expected)]
+    assert unexpected == [], unexpected

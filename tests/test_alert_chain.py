@@ -116,10 +116,10 @@ async def test_every_expression_of_board_and_rules_is_answered_from_a_scraped_ru
         await deployment.feed(Record("fills", b"nobody", b"no message"))
 
         async def is_counted() -> bool:
-            # Recorded from two scrapes at least, the second with the inputs.
-            return bool(
-                await chain.query("shard:liq_tick_to_decision_seconds:p99 > 0 and shard:liq_lag_seconds:estimate == 0")
-            )
+            # Recorded from two scrapes at least, the second with the inputs; the message that is refused came last, and
+            # a scrape may have passed between it and the others.
+            decided = "shard:liq_tick_to_decision_seconds:p99 > 0 and shard:liq_lag_seconds:estimate == 0"
+            return bool(await chain.query(decided) and await chain.query("increase(liq_rejected_total[1m]) > 0"))
 
         await until(is_counted)
         silent = set()

@@ -22,6 +22,8 @@ from engine.edges.report.outlook import spread
 from tests.scenarios import Desk, buy, control, deposit, mark, sell
 
 BANDS = len(BAND_ENDS_PERCENT) + 1
+# So many that the samples are thinned twice.
+MESSAGES = 10_000
 
 
 def test_accounts_are_counted_by_margin_in_percent_of_equity():
@@ -114,13 +116,22 @@ def test_an_account_that_nobody_speaks_for_is_named():
     assert (found.liquidatable, found.unexplained) == (1, ("a",))
 
 
+def test_the_fund_is_worth_its_wallet_and_what_its_positions_gained_or_lost_since():
+    """The fund's desk is long ten contracts from 100: at 94.5 they have lost 55, more than the 50 in its wallet."""
+    desk = Desk()
+    desk.tell(mark("100"), deposit("$insurance", "50"), buy("$insurance", "10", "100"))
+    assert explained(desk.shard).fund_worth == 50
+    desk.tell(mark("94.5"))
+    assert explained(desk.shard).fund_worth == -5
+
+
 def test_samples_stay_few_and_are_of_the_same_messages_in_any_batch():
     taken = []
     for batch in (1, 7, 100):
         desk = Desk()
         sampler, told = ExposureSampler(desk.shard), 0
-        while told < 4000:
-            count = min(batch, sampler.messages_to_next, 4000 - told)
+        while told < MESSAGES:
+            count = min(batch, sampler.messages_to_next, MESSAGES - told)
             for _ in range(count):
                 desk.now += 1_000_000
                 desk.shard.counters.messages += 1
@@ -131,7 +142,7 @@ def test_samples_stay_few_and_are_of_the_same_messages_in_any_batch():
         taken.append([one.number for one in sampler.samples])
     assert taken[0] == taken[1] == taken[2]
     assert SAMPLES_MAX / 2 < len(taken[0]) <= SAMPLES_MAX + 1
-    assert taken[0][-1] == 4000
+    assert taken[0][-1] == MESSAGES
     assert all(number % STRIDE_MIN == 0 for number in taken[0])
 
 

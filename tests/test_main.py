@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import __version__
-from engine.__main__ import main
+from engine.__main__ import main, replayed
 from engine.core import ledger
 from engine.edges.config import default_risk_path
 from tests.golden import FOLDER
@@ -398,3 +398,17 @@ def test_reader_that_stops_early_is_no_error(files):
     )
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("a00000: ok ")
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (["day/a.jsonl"], "a.jsonl"),
+        (["day/a.jsonl", "night/b.jsonl"], "a.jsonl and b.jsonl"),
+        (["day/a.jsonl", "day/b.jsonl", "day/c.jsonl"], "3 files of day"),
+        (["day/a.jsonl", "day/b.jsonl", "night/c.jsonl"], "3 files"),
+        (["a.jsonl", "b.jsonl", "c.jsonl"], "3 files"),
+    ],
+)
+def test_heading_of_a_report_is_short_however_many_files_were_replayed(paths: list[str], words: str) -> None:
+    assert replayed([Path(text) for text in paths]) == words

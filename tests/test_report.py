@@ -21,7 +21,7 @@ from engine.edges.report import RunRecorder
 from engine.edges.report.buckets import FIRST_WIDTH_NS, Buckets
 from engine.edges.report.episodes import BOARD_MAX, OPEN_MAX, SHOWN_MAX, EpisodeBoard
 from engine.edges.report.exposure import BAND_ENDS_PERCENT, FALLS_PPM, SAMPLES_MAX, Explained, Fall, Sample
-from engine.edges.report.markup import amount, duration, escape, exact, grouped, percent, record, timestamp
+from engine.edges.report.markup import amount, duration, escape, exact, grouped, percent, record, rounded, timestamp
 from engine.edges.report.series import BARS_MAX, POINTS_MAX, HeatMap, PriceSeries
 from engine.units import NS_PER_MS, NS_PER_S
 
@@ -460,7 +460,7 @@ def test_fund_waterfall_leads_from_the_start_to_the_end_by_its_causes():
         feed(recorder, "insurance_fund", START + second, asset="USDT", **fields)
     page = rendered(recorder)
     drawn = found(r'<figure class="waterfall".*?</figure>', page)[0]
-    assert re.findall(r'<text class="n"[^>]*>(.*?)</text>', drawn) == ["1,000", "−400.25", "+50", "649.75"]
+    assert re.findall(r'<span class="n">(.*?)</span>', drawn) == ["1,000.00", "−400.25", "+50.00", "649.75"]
     sides = re.findall(r'<rect class="\w+" x="([\d.]+)"[^>]* width="([\d.]+)"', drawn)
     bars = [(float(x), float(width)) for x, width in sides]
     # Each bar begins where the one before it ended: down from the start's right edge, then up to the end's.
@@ -529,6 +529,24 @@ def test_verdict_on_who_was_left(explained, words):
     recorder = RunRecorder()
     recorder.explained = explained
     assert words in Reader(rendered(recorder)).text
+
+
+@pytest.mark.parametrize(
+    ("change", "worth", "words", "tone"),
+    [
+        ("50", "1300", "The fund held", "good"),
+        ("50", "0", "The fund held", "good"),
+        ("50", "-0.00000001", "The fund is under water", "bad"),
+        ("-50", "1300", "The fund paid", "bad"),
+    ],
+)
+def test_verdict_on_the_fund_counts_what_its_positions_lost(change, worth, words, tone):
+    recorder = RunRecorder()
+    recorder.explained, recorder.currency = Explained(0, 0, 0, (), Decimal(worth)), "USD"
+    feed(recorder, "insurance_fund", START, asset="USDT", change=change, balance="1000", cause="takeover")
+    page = rendered(recorder)
+    assert found(r'<li class="check (\w*)"><span[^>]*>.</span><p><strong>' + words, page)[1] == tone
+    assert f"it is worth {rounded(Decimal(worth))} USD at the last marks" in Reader(page).text
 
 
 def test_same_run_gives_the_same_bytes():

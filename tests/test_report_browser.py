@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -109,6 +110,26 @@ def test_every_chart_is_drawn(page: Page) -> None:
         name = chart.get_attribute("id")
         assert chart.locator("svg :is(path.trace, rect)").count() > 0, f"{name} is empty"
         assert "NaN" not in chart.inner_html(), f"{name} has a coordinate that is no number"
+
+
+def test_every_axis_says_what_it_counts(page: Page) -> None:
+    units = page.locator("figure.chart:has(svg) .unit").all_text_contents()
+    assert len(units) == page.locator("figure.chart:has(svg)").count() >= 10
+    assert "" not in units
+    assert {"first mark = 100", "USD", "USDT", "liquidations", "price", "accounts and buckets"} <= set(units)
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_no_cell_of_a_heat_map_covers_the_next(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    script = """(svg) => [...svg.querySelectorAll("rect")].map((one) => ["x", "y", "width"].map(
+      (name) => Number(one.getAttribute(name))))"""
+    charts = page.locator("#chart-falls svg, [id^=chart-heat] svg").all()
+    assert len(charts) >= 2
+    for chart in charts:
+        cells = sorted(chart.evaluate(script), key=lambda cell: (cell[1], cell[0]))
+        for (x, y, size), (following_x, following_y, _) in itertools.pairwise(cells):
+            assert y != following_y or x + size <= following_x + 0.01
 
 
 def test_figures_on_the_page_equal_the_summary(page: Page, run: Path) -> None:

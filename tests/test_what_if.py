@@ -202,6 +202,8 @@ REFUSED = {
     "a field missing": ({"type": "fill", "symbol": "BTCUSDT", "side": "buy"}, "missing_field"),
     "no type": ({"symbol": "BTCUSDT"}, "missing_field"),
     "a type of outputs": ({"type": "adl"}, "unknown_type"),
+    "a type that is a list": ({"type": []}, "bad_type"),
+    "a type that is an object": ({"type": {}}, "bad_type"),
     "another account": ({"type": "transfer", "account": "bob", "asset": "USDT", "amount": "1"}, "out_of_range"),
     "a position that nobody has priced": (
         {"type": "fill", "symbol": "ETHUSDT", "side": "buy", "qty": "1", "price": "100"},

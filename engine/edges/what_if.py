@@ -98,7 +98,9 @@ def what_if_turns(
 
 def event_of(shard: Shard, account: str, change: dict[str, Any], index: int) -> Event:
     """Return the message that a change says, completed; raises WhatIfError naming the first bad field."""
-    kind = change.get("type")
+    stated = change.get("type")
+    # Whatever else stands there is for the codec to refuse: a list cannot even be looked up.
+    kind = stated if isinstance(stated, str) else ""
     own: dict[str, Any] = {"ts": shard.clock}
     if kind in OF_ONE_ACCOUNT:
         own["account"] = account

@@ -63,6 +63,7 @@ def chart_data(recorder: RunRecorder) -> dict[str, Any]:
     base_ms = recorder.first_ts // NS_PER_MS
     return {
         "start": base_ms,
+        "currency": recorder.currency,
         "span": max(recorder.last_ts // NS_PER_MS - base_ms, 1),
         "prices": [price_line(symbol, series, base_ms) for symbol, series in top_prices(recorder) if series.first > 0],
         "bars": bars(recorder, base_ms),

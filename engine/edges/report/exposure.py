@@ -7,6 +7,7 @@ samples, so the log's length, never the batch size, says which ones are left.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ FALLS_SHOWN_PPM = (50_000, 100_000, 200_000)
 FALLS_PPM = (20_000, 50_000, 100_000, 150_000, 200_000, 300_000)
 # A band ends where margin ratio MM / E reaches its number of percent; the last band holds what is liquidatable.
 BAND_ENDS_PERCENT = (5, 10, 20, 40, 70, 100)
-SAMPLES_MAX = 64
+SAMPLES_MAX = 256
 STRIDE_MIN = 16
 # Looking at every account a few times may not outweigh the run: large populations are sampled less often.
 ROWS_PER_MESSAGE = 64
@@ -51,12 +52,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Of the accounts liquidatable at the end: how many are in an episode or held, and who is neither."""
+    """Who is liquidatable at the end: how many in an episode, held, or neither; and what the fund is worth then."""
 
     liquidatable: int
     in_episode: int
     held: int
     unexplained: tuple[str, ...]
+    # Wallets and positions, in the valuation currency.
+    fund_worth: Decimal = Decimal(0)
 
 
 class ExposureSampler:
@@ -163,4 +166,5 @@ def explained(shard: Shard) -> Explained:
         in_episode=len(rows) - len(waiting),
         held=len(waiting) - len(unexplained),
         unexplained=tuple(book.accounts[row] for row in unexplained),
+        fund_worth=Decimal(book.equity(INSURANCE_ROW)) / UNIT,
     )

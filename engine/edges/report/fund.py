@@ -5,14 +5,14 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from engine.edges.report.markup import Html, amount, escape, exact, grouped, join, table, timestamp
+from engine.edges.report.markup import Html, amount, escape, exact, grouped, join, rounded, table, timestamp
 from engine.edges.report.series import CauseTotals, FundSeries
 
 if TYPE_CHECKING:
     from engine.edges.report.recorder import RunRecorder
 
-# Drawn in units of its own box, which the page scales to its width.
-ROW_HEIGHT, LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH = 28, 170, 430, 150
+# A bar is drawn in units of its own box, which the page stretches to the width there is.
+BAR_WIDTH = 600
 
 
 def waterfalls(recorder: RunRecorder) -> Html:
@@ -29,34 +29,29 @@ def waterfall(asset: str, fund: FundSeries) -> Html:
     # A bar from zero would hide every change of a large fund: the scale begins a little below the lowest level.
     low, high = min(levels), max(levels)
     low, high = low - (high - low) / 8, high if high > low else high + 1
-    rows = [bar("Start", low, fund.start, fund.start, "plain", low, high, 0)]
+    rows = [step("Start", low, fund.start, fund.start, "plain", low, high)]
     for index, (cause, change) in enumerate(steps):
         tone = "good" if change >= 0 else "bad"
-        rows.append(bar(cause, levels[index], levels[index + 1], change, tone, low, high, index + 1))
-    rows.append(bar("End", low, fund.end, fund.end, "plain", low, high, len(steps) + 1))
-    width, height = LABEL_WIDTH + BAR_WIDTH + VALUE_WIDTH, ROW_HEIGHT * len(rows)
+        rows.append(step(cause, levels[index], levels[index + 1], change, tone, low, high))
+    rows.append(step("End", low, fund.end, fund.end, "plain", low, high))
     words = f"Insurance fund in {asset} from {grouped(fund.start)} to {grouped(fund.end)}, by cause"
     return Html(
-        f'<figure class="waterfall" tabindex="0" aria-label="{escape(words)}">'
-        f"<figcaption>{escape(asset)}, by cause</figcaption>"
-        f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{join(rows)}</svg></figure>'
+        f'<figure class="waterfall" aria-label="{escape(words)}">'
+        f"<figcaption>{escape(asset)}, by cause</figcaption>{join(rows)}</figure>"
     )
 
 
-def bar(
-    name: str, begin: Decimal, end: Decimal, shown: Decimal, tone: str, low: Decimal, high: Decimal, index: int
-) -> Html:
+def step(name: str, begin: Decimal, end: Decimal, shown: Decimal, tone: str, low: Decimal, high: Decimal) -> Html:
     """Return one row of a waterfall: its name, a bar between two levels, and its figure."""
     left, right = sorted((begin, end))
     scale = BAR_WIDTH / (high - low)
-    x, width = LABEL_WIDTH + (left - low) * scale, max((right - left) * scale, Decimal(1))
-    y, middle = index * ROW_HEIGHT + 5, index * ROW_HEIGHT + 19
+    x, width = (left - low) * scale, max((right - left) * scale, Decimal(1))
     sign = "+" if tone == "good" else ""
     return Html(
-        f'<text x="0" y="{middle}">{escape(name)}</text>'
-        f'<rect class="{tone}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{ROW_HEIGHT - 10}"/>'
-        f'<text class="n" x="{LABEL_WIDTH + BAR_WIDTH + VALUE_WIDTH}" y="{middle}">'
-        f"{sign}{grouped(round(shown, 2))}</text>"
+        f'<div class="step"><span>{escape(name)}</span>'
+        f'<svg viewBox="0 0 {BAR_WIDTH} 1" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="{tone}" x="{x:.1f}" y="0" width="{width:.1f}" height="1"/></svg>'
+        f'<span class="n">{sign}{rounded(shown)}</span></div>'
     )
 
 

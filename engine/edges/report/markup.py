@@ -19,6 +19,7 @@ Html = NewType("Html", str)
 DASH = Html("–")
 # Columns of a record that hold words; they come first and align left.
 TEXT_KEYS = (
+    "alternatives",
     "symbol",
     "asset",
     "account",

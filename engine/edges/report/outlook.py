@@ -47,7 +47,7 @@ def falls(recorder: RunRecorder) -> Html:
         for fall in sample.falls
         if fall.fall_ppm in FALLS_SHOWN_PPM
     ]
-    columns = ("At", "All marks", "Accounts liquidatable", "Their notional", "Losses beyond equity")
+    columns = ("At", "All marks", "Accounts", "Notional", "Losses beyond equity")
     return table("What a further fall would liquidate", columns, rows, left=2)
 
 

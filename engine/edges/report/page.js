@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("chart-data").textContent);
   const charts = [];
-  const PAD = { left: 58, right: 10, top: 8, bottom: 22 };
+  const PAD = { left: 58, right: 10, top: 22, bottom: 22 };
   const TABLE_ROWS_MAX = 60;
   const SECOND = 1e3, MINUTE = 6e4, HOUR = 36e5, DAY = 864e5;
   const TIME_STEPS = [1, 5, 20, 100, 500, SECOND, 5 * SECOND, 15 * SECOND, 30 * SECOND, MINUTE, 5 * MINUTE, 15 * MINUTE,
@@ -12,9 +12,11 @@
   const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
   const full = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+  const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
   const small = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 
   const number = (value) => (Math.abs(value) >= 1 || value === 0 ? full : small).format(value).replace("-", "−");
+  const money = data.currency;
   const two = (value) => String(value).padStart(2, "0");
 
   function element(name, className, parent, text) {
@@ -43,6 +45,11 @@
     return step >= SECOND ? seconds : `${seconds}.${String(at.getUTCMilliseconds()).padStart(3, "0")}`;
   }
 
+  function span(ms) {
+    const [size, name] = ms >= DAY ? [DAY, "days"] : ms >= HOUR ? [HOUR, "h"] : ms >= MINUTE ? [MINUTE, "min"] : ms >= SECOND ? [SECOND, "s"] : [1, "ms"];
+    return `${short.format(ms / size)} ${name}`;
+  }
+
   function moment(ms) {
     const at = new Date(data.start + ms);
     return `${at.getUTCDate()} ${MONTHS[at.getUTCMonth()]} ${at.getUTCFullYear()}, ${clock(ms, data.span < 10 * MINUTE ? 1 : SECOND - 1).slice(0, data.span < 10 * MINUTE ? 12 : 8)}`;
@@ -65,7 +72,7 @@
   }
 
   class Chart {
-    // spec: title, floor (the value axis starts there), times (at which there is something), extent(chart) -> [low, high],
+    // spec: title, unit(chart) of the value axis, floor (that axis starts there), times (at which there is something), extent(chart) -> [low, high],
     // draw(chart), tip(ms, chart) -> [[class, name, value]], label {step, of(value)} of a value axis that is no scale
     constructor(name, spec) {
       this.host = document.getElementById(`chart-${name}`);
@@ -126,7 +133,8 @@
         shape("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, this.svg).textContent = label ? label.of(k * step) : format.format(k * step).replace("-", "−");
       }
       shape("line", { class: "axis", x1: PAD.left, x2: right, y1: bottom, y2: bottom }, this.svg);
-      const ticks = Math.max(2, Math.floor(this.width / 110));
+      shape("text", { class: "unit", x: 0, y: 11 }, this.svg).textContent = this.spec.unit(this);
+      const ticks = Math.max(3, Math.floor(this.width / 110));
       const gap = TIME_STEPS.find((candidate) => data.span / candidate <= ticks) || 365 * DAY * Math.ceil(data.span / ticks / (365 * DAY));
       for (let ms = Math.ceil(data.start / gap) * gap - data.start; ms <= data.span; ms += gap) {
         const x = this.x(ms), anchor = x < PAD.left + 24 ? "start" : x > right - 24 ? "end" : "middle";
@@ -215,6 +223,12 @@
     return isStep && line ? `${line}H${chart.x(data.span).toFixed(1)}` : line;
   }
 
+  // What lies between a line's lows and highs.
+  function ribbon(chart, { t, low, high }, parent) {
+    const back = t.map((ms, index) => `L${chart.x(ms).toFixed(1)},${chart.y(low[index]).toFixed(1)}`).reverse().join("");
+    shape("path", { class: "band", d: `${path(chart, t, high, false)}${back}Z` }, parent);
+  }
+
   function nothing(name, text) {
     element("p", "empty", document.getElementById(`chart-${name}`), text);
   }
@@ -226,6 +240,7 @@
     let focus = null;
     return new Chart(name, {
       title: options.title,
+      unit: () => options.unit,
       floor: options.floor,
       times: [...new Set(lines.flatMap((line) => line.t))].sort((one, other) => one - other),
       legend(chart) {
@@ -250,10 +265,7 @@
       draw(chart) {
         for (const line of shown()) {
           const group = shape("g", { class: `${line.colour}${focus && focus !== line ? " fade" : ""}` }, chart.svg);
-          if (line.low && (focus === line || shown().length === 1)) {
-            const back = line.t.map((ms, index) => `L${chart.x(ms).toFixed(1)},${chart.y(line.low[index]).toFixed(1)}`).reverse().join("");
-            shape("path", { class: "band", d: `${path(chart, line.t, line.high, false)}${back}Z` }, group);
-          }
+          if (line.low && (focus === line || shown().length === 1)) ribbon(chart, line, group);
           const trace = path(chart, line.t, line.v, options.step);
           if (options.area) shape("path", { class: "band", d: `${trace}V${chart.height - PAD.bottom}H${chart.x(line.t[0])}Z` }, group);
           shape("path", { class: "trace", d: trace }, group);
@@ -274,11 +286,12 @@
   function priceChart() {
     const lines = data.prices.map((line, index) => ({ ...line, colour: `c${index}`, shown: true }));
     const tip = (line, index) => [[line.colour, line.name, `${number(line.v[index])}  (${number((line.v[index] * line.first) / 100)})`]];
-    lineChart("prices", lines, { tip, empty: "No marks were recorded." });
+    lineChart("prices", lines, { tip, unit: "first mark = 100", empty: "No marks were recorded." });
   }
 
   // Stacked bars over time; kinds: {label: {series: values}}, names: {series: name}; a switch where there are several kinds.
-  function barChart(name, { t, width, kinds, names, empty }) {
+  // units: {label: what its axis counts}.
+  function barChart(name, { t, width, kinds, units, names, empty }) {
     if (!t.length) return nothing(name, empty);
     const labels = Object.keys(kinds), parts = Object.keys(names);
     let kind = labels[0];
@@ -294,6 +307,7 @@
       return [wide, merged];
     }
     return new Chart(name, {
+      unit: () => units[kind],
       floor: 0,
       times: t,
       legend(owner) {
@@ -340,19 +354,19 @@
 
   function cascadeCharts() {
     const { t, width, counts, notionals, started } = data.bars;
-    barChart("bars", { t, width, kinds: { Notional: notionals, Count: counts }, names: STAGE_NAMES, empty: "No orders were sent." });
-    const each = width >= SECOND ? `${full.format(width / SECOND)} s` : `${width} ms`;
-    const names = { started: `Liquidations started, bars of ${each}` };
-    barChart("starts", { t, width, kinds: { Count: { started } }, names, empty: "No account was liquidated." });
+    barChart("bars", { t, width, kinds: { Notional: notionals, Count: counts }, units: { Notional: money, Count: "orders and takeovers" }, names: STAGE_NAMES, empty: "No orders were sent." });
+    const names = { started: `Liquidations started, bars of ${span(width)}` };
+    barChart("starts", { t, width, kinds: { Count: { started } }, units: { Count: "liquidations" }, names, empty: "No account was liquidated." });
   }
 
   // Cells of colour over time and another scale; columns: [{from, to, cells: [{low, high, value, name}]}], in order of time.
-  function heatChart(name, { title, columns, line, floor, extent, label, empty, table }) {
+  function heatChart(name, { title, unit, columns, line, floor, extent, label, empty, table }) {
     if (!columns.length) return nothing(name, empty);
     const most = Math.max(...columns.flatMap((column) => column.cells.map((cell) => cell.value)), 1e-9);
     const starts = columns.map((column) => column.from);
     return new Chart(name, {
       title,
+      unit: () => unit,
       floor,
       label,
       times: starts,
@@ -360,13 +374,14 @@
         const scale = element("span", "scale", owner.legend);
         element("span", "", scale, "0");
         for (const share of [0.1, 0.3, 0.6, 1]) element("i", `block heat-${Math.ceil(share * 10)}`, scale);
-        element("span", "", scale, compact.format(most));
+        element("span", "", scale, `${compact.format(most)} ${money}`);
       },
       extent: () => extent,
       draw(owner) {
-        for (const { from, to, cells } of columns) {
-          // A cell may be smaller than the eye can find.
-          const left = owner.x(from), size = Math.max(owner.x(to) - left, 4);
+        columns.forEach(({ from, to, cells }, index) => {
+          // A cell may be smaller than the eye can find: it is widened into the room up to the next, and never over it.
+          const left = owner.x(from), room = index + 1 < columns.length ? owner.x(starts[index + 1]) - left : 4;
+          const size = Math.max(owner.x(to) - left, Math.min(4, room));
           for (const { low, high, value } of cells) {
             if (value <= 0) continue;
             const top = owner.y(high);
@@ -374,8 +389,12 @@
             const shade = Math.max(1, Math.ceil(Math.sqrt(value / most) * 10));
             shape("rect", { class: `heat-${shade}`, x: left, y: top, width: size, height: Math.max(owner.y(low) - top, 5) }, owner.svg);
           }
+        });
+        if (line) {
+          const group = shape("g", { class: "c7" }, owner.svg);
+          ribbon(owner, line, group);
+          shape("path", { class: "trace", d: path(owner, line.t, line.v, false) }, group);
         }
-        if (line) shape("path", { class: "trace c7", d: path(owner, line.t, line.v, false) }, owner.svg);
       },
       table,
       tip(ms) {
@@ -397,13 +416,14 @@
         columns.at(-1).cells.push({ low, high, value, name: `${number(low)} to ${number(high)}` });
       }
       const series = data.prices.find((one) => one.name === name);
-      const line = { t: series.t, v: series.v.map((value) => (value * series.first) / 100) };
+      const priced = (values) => values.map((value) => (value * series.first) / 100);
+      const line = { t: series.t, v: priced(series.v), low: priced(series.low), high: priced(series.high) };
       const edges = columns.flatMap((column) => column.cells.flatMap((cell) => [cell.low, cell.high]));
-      const extent = [Math.min(...edges, ...line.v), Math.max(...edges, ...line.v)];
+      const extent = [Math.min(...edges, ...line.low), Math.max(...edges, ...line.high)];
       const flat = columns.flatMap((column) => column.cells.map((cell) => [column.from, cell]));
       const largest = new Set([...flat].sort((one, other) => other[1].value - one[1].value).slice(0, TABLE_ROWS_MAX));
       const rows = flat.filter((cell) => largest.has(cell)).map(([from, cell]) => [from, [cell.name, number(cell.value)]]);
-      heatChart(`heat-${index}`, { title: name, columns, line, extent, table: () => ({ names: ["Price", "Notional"], rows }) });
+      heatChart(`heat-${index}`, { title: name, unit: "price", columns, line, extent, table: () => ({ names: ["Price", "Notional"], rows }) });
     });
   }
 
@@ -418,7 +438,7 @@
       }),
     }));
     const label = (value) => (Number.isInteger(value) ? "" : names[Math.floor(value)] || "");
-    heatChart("falls", { columns, extent: [0, names.length], floor: 0, label: { step: 0.5, of: label }, empty: "No book was there to look at." });
+    heatChart("falls", { unit: "all marks fall by", columns, extent: [0, names.length], floor: 0, label: { step: 0.5, of: label }, empty: "No book was there to look at." });
   }
 
   function bandChart() {
@@ -426,6 +446,7 @@
     if (!t.length) return nothing("bands", "No book was there to look at.");
     const total = (index) => names.reduce((sum, name) => sum + bands[name][index], 0);
     return new Chart("bands", {
+      unit: () => "accounts and buckets",
       floor: 0,
       times: t,
       legend(owner) {
@@ -462,7 +483,9 @@
         [line.colour, "Balance", `${number(line.v[at])} ${fund.asset}`],
         ...Object.entries(fund.why[at]).map(([cause, change]) => ["", cause.replaceAll("_", " "), `${change > 0 ? "+" : ""}${number(change)}`]),
       ];
-      lineChart(`fund-${index}`, lines, { title: fund.asset, step: true, area: true, dots: true, tip });
+      // The axis of a large fund that hardly moves does not begin at zero, and then there is no area to fill.
+      const area = Math.min(...fund.v) >= 0 && Math.min(...fund.v) < Math.max(...fund.v) * 0.6;
+      lineChart(`fund-${index}`, lines, { title: fund.asset, unit: fund.asset, step: true, area, floor: area ? 0 : undefined, dots: true, tip });
     });
   }
 
@@ -470,8 +493,8 @@
     const { t, closed, taken, deleveraged, episodes, accounts } = data.totals;
     const line = (name, colour, values) => ({ name, colour, t: t.length ? [0, ...t] : [], v: [0, ...values], shown: true });
     const options = { step: true, floor: 0, empty: "No account was liquidated.", tip: (entry, at) => [[entry.colour, entry.name, number(entry.v[at])]] };
-    lineChart("notional", [line("Closed by orders", "c0", closed), line("Taken over", "s-takeover", taken), line("Deleveraged", "s-adl", deleveraged)], { ...options, title: "Notional" });
-    lineChart("accounts", [line("Accounts", "c2", accounts), line("Liquidations", "c4", episodes)], { ...options, title: "Count" });
+    lineChart("notional", [line("Closed by orders", "c0", closed), line("Taken over", "s-takeover", taken), line("Deleveraged", "s-adl", deleveraged)], { ...options, title: "Notional", unit: money });
+    lineChart("accounts", [line("Accounts", "c2", accounts), line("Liquidations", "c4", episodes)], { ...options, title: "Count", unit: "number" });
   }
 
   function openCard() {

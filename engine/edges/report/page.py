@@ -28,7 +28,8 @@ from engine.edges.report.verdict import verdict
 if TYPE_CHECKING:
     from engine.edges.report.recorder import RunRecorder
 
-INPUTS_SHOWN_MAX = 6
+# Each tells how it is read; of a folder of them the first say what the others do.
+INPUTS_SHOWN_MAX = 2
 # The page stays under 1 MB. Style, script and all tables take at most so much; the cards what the chart data leaves.
 PAGE_BYTES_MAX = 980_000
 TABLES_BYTES_MAX = 260_000
@@ -243,5 +244,6 @@ def foot() -> Html:
     """Return the page's last line."""
     return Html(
         "<footer><p>Times are UTC. Amounts are rounded to be read; pointing at one shows it exactly. "
+        "Notionals in charts take settlement assets at par. "
         "This file is complete in itself and makes no request.</p></footer>"
     )

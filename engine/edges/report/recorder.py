@@ -57,6 +57,7 @@ class RunRecorder:
         self.released_reasons: dict[str, int] = {}
         self.samples: list[Sample] = []
         self.explained: Explained | None = None
+        self.currency = ""
         self.outcomes: dict[str, int] = {}
         self.reject_samples: list[Body] = []
         self.first_ts = 0
@@ -114,7 +115,8 @@ class RunRecorder:
             handler(body)
 
     def finish(self, sampler: ExposureSampler) -> None:
-        """Take over the samples of a run that is over, and who was left liquidatable."""
+        """Take over the samples of a run that is over, who was left liquidatable, and what it is all counted in."""
+        self.currency = sampler.shard.book.policy.valuation
         self.explained = sampler.finish()
         self.samples = sampler.samples
 

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 SYMBOL_ROWS_MAX = 200
 GAP_ROWS_MAX = 12
+SPEED_NAMES = {
+    "elapsed_s": "Whole run, s",
+    "core_s": "In the core, s",
+    "events_per_s": "Messages a second",
+    "batch_mean_us_p50": "Mean of a batch, median, µs a message",
+    "batch_mean_us_p99": "Mean of a batch, p99, µs a message",
+    "batch_mean_us_max": "Mean of a batch, worst, µs a message",
+}
 CARD_ROWS_MAX = (25, 12, 6, 3, 1, 0)
 
 
@@ -49,8 +57,8 @@ def largest(recorder: RunRecorder, cards_bytes_max: int) -> Html:
     if not episodes:
         return Html('<p class="note">No account was liquidated.</p>')
     columns = (
-        *("Account", "Time", "Cause", "Outcome", "Stage", "Notional", "Equity before", "Equity after"),
-        *("Maintenance margin before", "Cost", "Orders"),
+        *("Account", "Time", "Cause", "Outcome", "Stage", "Notional", "Equity before", "after"),
+        *("MM before", "Cost", "Orders"),
     )
     body = table("Largest liquidations", columns, [episode_row(e, i) for i, e in enumerate(episodes, 1)], left=5)
     return join((body, cards(episodes, cards_bytes_max)))
@@ -199,4 +207,5 @@ def speed(summary: dict[str, Any]) -> Html:
         return Html('<p class="note">No latency was measured.</p>')
     nested = {key: value for key, value in latency.items() if isinstance(value, dict)}
     flat = {key: value for key, value in latency.items() if key not in nested}
-    return join((record("", flat, 40), record("measure", nested, 40)) if nested else (record("", flat, 40),))
+    shown = pairs((escape(SPEED_NAMES.get(key, label(key))), exact(value)) for key, value in flat.items())
+    return join((shown, record("measure", nested, 40)) if nested else (shown,))

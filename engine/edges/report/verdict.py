@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.edges.report.markup import Html, amount, escape, exact, grouped, join, try_decimal
+from engine.edges.report.markup import Html, amount, escape, exact, join, rounded, try_decimal
 from engine.edges.report.series import FundSeries
 
 if TYPE_CHECKING:
@@ -104,16 +104,26 @@ def fund_change(recorder: RunRecorder, summary: dict[str, Any]) -> tuple[str, st
         return "good", "The fund is untouched", in_words(summary.get("insurance", {})) or "It holds nothing."
     asset, fund = main_fund(recorder)
     change = fund.end - fund.start
-    words = f"{grouped(round(abs(change), 2))} {asset}, from {grouped(round(fund.start, 2))}"
+    words = f"by {rounded(abs(change))} {asset}, from {rounded(fund.start)}{worth_in_words(recorder)}."
     if change < 0:
-        return "bad", "The fund paid", f"Its wallet fell by {words}."
-    return "good", "The fund held", f"Its wallet grew by {words}."
+        return "bad", "The fund paid", f"Its wallet fell {words}"
+    if recorder.explained is not None and recorder.explained.fund_worth < 0:
+        return "bad", "The fund is under water", f"Its wallet grew {words}"
+    return "good", "The fund held", f"Its wallet grew {words}"
+
+
+def worth_in_words(recorder: RunRecorder) -> str:
+    """Return what the fund is worth with the positions it took over, as the end of a sentence, or nothing."""
+    if recorder.explained is None:
+        return ""
+    worth = rounded(recorder.explained.fund_worth)
+    return f"; with the positions it took over it is worth {worth} {recorder.currency} at the last marks"
 
 
 def in_words(amounts: dict[str, Any]) -> str:
     """Return amounts that are not zero as text."""
     shown = [(asset, try_decimal(value)) for asset, value in amounts.items()]
-    return ", ".join(f"{grouped(round(value, 2))} {asset}" for asset, value in shown if value)
+    return ", ".join(f"{rounded(value)} {asset}" for asset, value in shown if value)
 
 
 def main_fund(recorder: RunRecorder) -> tuple[str, FundSeries]:

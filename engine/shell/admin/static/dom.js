@@ -23,6 +23,14 @@ export const money = (text) => minus(cents.format(text));
 export const whole = (text) => minus(exact.format(text));
 export const price = (text) => minus(digits.format(text));
 export const short = (value) => minus(compact.format(value));
+// The marks of an axis, with as many digits as tell neighbours apart.
+export function scale(values) {
+  const texts = [1, 2, 3, 4].map((maximumFractionDigits) => {
+    const format = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits });
+    return values.map((value) => minus(format.format(value)));
+  });
+  return texts.find((all) => new Set(all).size === all.length) ?? texts.at(-1);
+}
 export const percent = (text, digits = 2) => `${minus((100 * Number(text)).toFixed(digits))} %`;
 export const sigmas = (text) => `${Number(text).toFixed(Number(text) < 10 ? 1 : 0)} σ`;
 export const signed = (text, digits = 2) => (Number(text) > 0 ? "+" : "") + percent(text, digits);

@@ -2,11 +2,11 @@
 
 import { open as openCard } from "./card.js";
 import { History } from "./charts.js";
-import { age, duration, element, figure, find, money, order, percent, put, row, rows, short, sigmas, signed, time, toMs, whole } from "./dom.js";
+import { age, duration, element, figure, find, money, order, percent, put, row, rows, scale, sigmas, signed, time, toMs, whole } from "./dom.js";
 import { buckets, quantile, series, since } from "./exposition.js";
 
 const fundChart = new History(find("fund-chart"), {
-  title: "Equity of the fund", axis: { values: (_, all) => all.map(short) },
+  title: "Equity of the fund", axis: { values: (_, all) => scale(all) },
   series: [{ label: "equity", colour: "c0", show: (value) => money(String(value)) }],
 });
 const latencyChart = new History(find("latency-chart"), {
