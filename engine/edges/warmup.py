@@ -20,6 +20,7 @@ from engine.core.book import CROSS
 from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, SetParams, Transfer
 from engine.core.kernels.compile import CACHE_DIR
 from engine.core.kernels.lines import split_lines_into
+from engine.core.ladders import SurveyOptions
 from engine.core.machine import Machine
 from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
@@ -52,6 +53,7 @@ def warm_up(say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     else:
         first_half()
     second_half()
+    answer()
     if CACHE_DIR is not None:
         (CACHE_DIR / COMPLETE).touch()
     return {
@@ -111,11 +113,9 @@ def first_half() -> None:
 
 
 def second_half() -> None:
-    """Survey a book, take a batch of lines as a log file and as a topic brings them, answer what the API is asked."""
-    shard = new_shard()
-    load_document(shard, {"ts": 1, "marks": {"LINEAR": "100"}, "accounts": [HOLDER]}, "warmup")
-    survey = Survey(shard)
-    survey.advance(1_000_000)
+    """Survey a book, and take a batch of lines as a log file and as a topic brings them."""
+    shard = held_shard()
+    Survey(shard).advance(1_000_000)
     data = b"".join(encode_event(Mark("LINEAR", (price, 0), 1 + price)) + b"\n" for price in (101, 102))
     buffer = np.frombuffer(data, dtype=np.uint8)
     begins, ends = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
@@ -124,7 +124,12 @@ def second_half() -> None:
         buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)
     )
     Machine(shard).fold(lines)
-    account_document(shard, "a", survey.options, Sigmas())
+
+
+def answer() -> None:
+    """Answer what the API is asked: by now that needs little that is not there."""
+    shard = held_shard()
+    account_document(shard, "a", SurveyOptions(), Sigmas())
     what_if(shard, "a", [{"type": "fill", "symbol": "LINEAR", "side": "buy", "qty": "1", "price": "1"}])
 
 
@@ -137,6 +142,13 @@ def new_shard() -> Shard:
         "INVERSE": build_instrument("INVERSE", TERMS | {"kind": "inverse", "settle": "BTC", "lot": "1"}),
     }
     return Shard(Risk(assets=assets, instruments=instruments))
+
+
+def held_shard() -> Shard:
+    """Return such a shard with a position in it."""
+    shard = new_shard()
+    load_document(shard, {"ts": 1, "marks": {"LINEAR": "100"}, "accounts": [HOLDER]}, "warmup")
+    return shard
 
 
 if __name__ == "__main__":
