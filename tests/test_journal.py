@@ -178,7 +178,7 @@ def test_a_batch_as_it_was_taken_follows_and_moves_the_position_behind_its_last_
     for topic, numbers in FIRST.offsets.items():
         for number, first in numbers.items():
             last = max((at for name, part, at in batch if (name, part) == (topic, number)), default=first - 1)
-            assert position.next_offset(topic, number) == last + 1
+            assert position.offsets[topic][number] == last + 1
 
 
 # --- outputs

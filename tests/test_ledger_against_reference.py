@@ -18,7 +18,7 @@ from hypothesis import given, note, settings
 
 from engine.core import ledger
 from engine.core.book import CROSS, LEG_NAMES, Book
-from engine.core.events import BAD_DEBT_TOPIC, CLEARING, FEES, ORDERS_TOPIC, SYSTEM_ACCOUNTS, Message, Origin, Output
+from engine.core.events import BAD_DEBT, BAD_DEBT_TOPIC, CLEARING, FEES, ORDERS_TOPIC, Message, Origin, Output
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.book_dump import dump_book
@@ -83,7 +83,7 @@ class Run:
         assert balances_of(self.book) == {
             key: units
             for key, units in self.reference.wallets.items()
-            if units and (key[0] not in SYSTEM_ACCOUNTS or key[0] == "$insurance")
+            if units and key[0] not in (CLEARING, FEES, BAD_DEBT)
         }
         held, cleared = self.oracle_positions()
         assert positions_of(self.book) == held

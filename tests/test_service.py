@@ -650,7 +650,7 @@ async def test_inputs_that_the_journal_names_and_the_topic_no_longer_has_stop_th
     deployment: Deployment, log: Log
 ) -> None:
     path = await lived_with_a_snapshot(deployment, snapshots={"publish": False})
-    offset = decode_snapshot(path.read_bytes()).position.next_offset("fills", 0)
+    offset = decode_snapshot(path.read_bytes()).position.offsets["fills"][0]
     await delete_before(deployment, "fills", offset)
     saved = path.read_bytes()
     path.unlink()

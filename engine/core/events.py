@@ -204,4 +204,3 @@ INSURANCE = "$insurance"
 FEES = "$fees"
 CLEARING = "$clearing"
 BAD_DEBT = "$bad_debt"
-SYSTEM_ACCOUNTS = (INSURANCE, FEES, CLEARING, BAD_DEBT)

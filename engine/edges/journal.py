@@ -81,10 +81,6 @@ class Position:
     offsets: Offsets = field(default_factory=dict)
     journal_offset: int = -1
 
-    def next_offset(self, topic: str, partition: int) -> int:
-        """Return the offset of the first record of a partition that is not folded in."""
-        return self.offsets[topic][partition]
-
     def advance(self, runs: Iterable[Run]) -> None:
         """Move past the runs of a batch."""
         for run in runs:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from engine.core.kernels.arith import mul_div_rem
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.limits import is_within_reach
-from engine.core.kernels.margin import IS_INVERSE, VALUE_DEN, VALUE_NUM, collateral_value, is_liquidatable, plain_values
+from engine.core.kernels.margin import IS_INVERSE, VALUE_NUM, collateral_value, is_liquidatable, is_plain, plain_values
 from engine.core.kernels.rows import INT64_MAX, rounded_values, standing_of, values_of
 from engine.core.kernels.tables import (
     BELOW,
@@ -60,7 +60,6 @@ _UNKNOWN = -1
 # Enough for 2**62 edges.
 STACK_DEPTH = 64
 
-_UNIT = np.int64(100_000_000)
 _PPM = np.int64(1_000_000)
 _PPM2 = np.int64(1_000_000_000_000)
 # No mark is beyond this.
@@ -264,7 +263,7 @@ def figures_at(t, ladders, kind, row, head, stop, edge, figures):
         entry = t.symbols[symbol]
         mark, price = ladders.marks[kind, symbol, edge], ladders.prices[kind, entry[SETTLE], edge]
         direction, side = ladders.directions[kind, symbol], position.size
-        if entry[IS_INVERSE] == 0 and entry[VALUE_DEN] == 1 and price == _UNIT:
+        if is_plain(entry, price):
             pnl, margin, _ = plain_values(
                 entry[VALUE_NUM], t.tiers, entry[TIERS_FIRST], entry[TIERS_END], position.size, position.cost, mark
             )

@@ -202,12 +202,3 @@ class Catalogue:
             "What was found not to be what was written: the journal folded again, a snapshot read.",
             ("shard", "what"),
         )
-
-
-def table_lines(catalogue: Catalogue) -> list[str]:
-    """Return the README's table of all families."""
-    rows = ["| name | type | labels | what it says |", "|---|---|---|---|"]
-    for family in catalogue.families:
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.text} |")
-    return rows
