@@ -99,14 +99,21 @@ async def test_the_page_is_open_where_its_figures_ask_for_the_token(tmp_path: Pa
 async def test_what_is_played_behind_the_page_is_what_a_replay_of_the_log_comes_to(tmp_path: Path) -> None:
     player, shard, log = player_of(tmp_path)
     player.begin()
+    told, known = 0, player.metrics.catalogue
     async for batch in batches(open_all(RISK, [log], format=None, speed=0), speed=0):
+        seq = shard.seq
         player.apply(batch)
+        told += shard.seq > seq
     other = BookSource(tmp_path / "book.json").new_shard(RISK, 0, venue=BookVenue())
     Machine(other).apply(list(open_all(RISK, [log], format=None, speed=0)))
     assert shard.counters.liquidations == other.counters.liquidations > 10
     assert (shard.seq, shard.clock, state_hash(shard)) == (other.seq, other.clock, state_hash(other))
     assert player.status.ring.last_seq == shard.seq
     assert player.status.records == shard.counters.messages == other.counters.messages
+    # Each input was decided on, each batch committed, and what some of them led to was waited for.
+    counted = [sum(family.counts[0]) for family in (known.tick_to_decision, known.commit, known.tick_to_output)]
+    assert counted == [player.status.records, player.status.batches, told]
+    assert known.journal_batch.get("0") == player.status.batches > told > 0
 
 
 async def test_inputs_come_at_their_own_pace_times_the_speed(tmp_path: Path) -> None:

@@ -87,24 +87,17 @@ class Player:
 
     def apply(self, batch: list[Arrived]) -> None:
         """Apply inputs and publish what came of them; without any, a sign of life."""
-        begun_s, metrics, known = time.monotonic(), self.status.metrics, self.metrics.catalogue
+        began_s, metrics = time.monotonic(), self.status.metrics
         if batch:
             self.fold.apply(batch)
-            metrics.observe(known.decode, self.fold.decode_s)
-            metrics.observe(known.fold, self.fold.fold_s)
-            decided_s = time.monotonic()
-            for input in batch:
-                metrics.observe(known.tick_to_decision, decided_s - input.due_s)
+            metrics.observe_fold(self.fold, [(input.due_s, 1) for input in batch])
         _, closed = self.fold.close_batch(delivery=self.config.delivery, engine=__version__)
         self.status.records += len(batch)
         self.status.batches += 1
         self.status.ring.publish(self.fold.shard.seq, closed.lines)
-        metrics.count_batch(self.fold.shard, closed.runs, closed.outputs)
-        known.journal_batch.put(self.fold.position.batch, metrics.label)
         self.beat_s = self.status.progressed_s = time.monotonic()
-        if closed.lines:
-            metrics.observe(known.tick_to_output, self.beat_s - min(input.due_s for input in batch))
-        metrics.observe(known.commit, self.beat_s - begun_s)
+        oldest_s = min((input.due_s for input in batch), default=began_s)
+        metrics.observe_commit(self.fold, closed, oldest_s=oldest_s, began_s=began_s, ended_s=self.beat_s)
 
 
 async def batches(messages: Iterable[Message], *, speed: float) -> AsyncIterator[list[Arrived]]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine import __version__
-from engine.edges.fold import Batch, Fold, Line
+from engine.edges.fold import Fold, Line
 from engine.edges.journal import JOURNAL_TOPIC, Offsets
 from engine.edges.service_config import ServiceConfig
 from engine.shell.inbox import Inbox
@@ -96,17 +96,9 @@ class Session:
         self.metrics.catalogue.waiting.put(len(self.inbox.pending), self.metrics.label)
         lines = self.fold.apply(records)
         self.status.records += len(records)
-        self._observe_fold()
+        self.metrics.observe_fold(self.fold, self.inbox.taken)
         if self.plain is not None and lines:
             self.sent += await self.plain.send(self.shard, lines)
-
-    def _observe_fold(self) -> None:
-        """Note how long reading and applying took, and since when the decided inputs were there."""
-        metrics, known, now_s = self.metrics, self.metrics.catalogue, time.monotonic()
-        metrics.observe(known.decode, self.fold.decode_s)
-        metrics.observe(known.fold, self.fold.fold_s)
-        for arrived_s, count in self.inbox.taken:
-            metrics.observe(known.tick_to_decision, now_s - arrived_s, count)
 
     def wait_s(self) -> float:
         """Return how long to wait for records before a commit may be due."""
@@ -148,15 +140,9 @@ class Session:
         self.committed_s = self.status.progressed_s = time.monotonic()
         self.status.batches += 1
         self.status.ring.publish(seq, batch.lines)
-        self._observe_commit(batch, self.committed_s - started_s)
-
-    def _observe_commit(self, batch: Batch, seconds: float) -> None:
-        """Count a batch that is committed."""
-        self.metrics.observe(self.metrics.catalogue.commit, seconds)
-        if batch.lines:
-            self.metrics.observe(self.metrics.catalogue.tick_to_output, self.committed_s - self.oldest_s)
-        self.metrics.count_batch(self.fold.shard, batch.runs, batch.outputs)
-        self.metrics.catalogue.journal_batch.put(self.fold.position.batch, self.metrics.label)
+        self.metrics.observe_commit(
+            self.fold, batch, oldest_s=self.oldest_s, began_s=started_s, ended_s=self.committed_s
+        )
 
 
 def journal_line(shard: int, data: bytes) -> Line:

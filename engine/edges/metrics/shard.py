@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from math import inf
 
@@ -14,6 +14,7 @@ from engine.core.kernels.tables import MARK_TS
 from engine.core.params import Asset, Risk
 from engine.core.shard import Counters, Shard
 from engine.core.survey import BANDS, SurveyReport
+from engine.edges.fold import Batch, Fold
 from engine.edges.journal import Run
 from engine.edges.metrics import catalogue as names
 from engine.edges.metrics.catalogue import Catalogue
@@ -118,6 +119,22 @@ class ShardMetrics:
     def observe(self, histogram: Histogram, seconds: float, count: int = 1) -> None:
         """Count how long something of this shard took."""
         histogram.observe(histogram.places[self.label,], seconds, count)
+
+    def observe_fold(self, fold: Fold, arrivals: Iterable[tuple[float, int]]) -> None:
+        """Note how long the last inputs took to be read and applied, and since when they, (time, count), were there."""
+        known, now_s = self.catalogue, time.monotonic()
+        self.observe(known.decode, fold.decode_s)
+        self.observe(known.fold, fold.fold_s)
+        for arrived_s, count in arrivals:
+            self.observe(known.tick_to_decision, now_s - arrived_s, count)
+
+    def observe_commit(self, fold: Fold, batch: Batch, *, oldest_s: float, began_s: float, ended_s: float) -> None:
+        """Count a batch that is committed; its oldest input came at ``oldest_s``, the commit began and ended."""
+        self.observe(self.catalogue.commit, ended_s - began_s)
+        if batch.lines:
+            self.observe(self.catalogue.tick_to_output, ended_s - oldest_s)
+        self.count_batch(fold.shard, batch.runs, batch.outputs)
+        self.catalogue.journal_batch.put(fold.position.batch, self.label)
 
     def count_batch(self, shard: Shard, runs: Sequence[Run], outputs: Sequence[Output]) -> None:
         """Count a batch that is committed."""
