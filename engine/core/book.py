@@ -322,6 +322,11 @@ class Book:
         self.row_index = {key: row for row, key in enumerate(zip(accounts, buckets, strict=True))}
         self.tables.open_rows(0, len(accounts))
 
+    def rows_of(self, account: str) -> list[int]:
+        """Return the rows of an account: the cross row, if it has one, then its buckets by name."""
+        rows = (self.row_index.get((account, bucket)) for bucket in (CROSS, *self.symbol_index))
+        return sorted((row for row in rows if row is not None), key=self.buckets.__getitem__)
+
     def standing(self, row: int) -> tuple[int, int, int]:
         """Return a row's equity, maintenance margin and notional in valuation units, each notional rounded down."""
         known = self.standings.get(row)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.core.book import CROSS, INSURANCE_ROW, Book
+from engine.core.book import INSURANCE_ROW, Book
 from engine.core.events import INSURANCE
 from engine.core.pacing import Flow
 from engine.core.params import Risk
@@ -23,9 +23,7 @@ from engine.core.shard import Episode, Shard
 
 def account_extract(shard: Shard, account: str) -> Shard:
     """Return a shard that holds the fund and all rows of one account; a shard without the account gives none of it."""
-    index = shard.book.row_index
-    rows = (index.get((account, bucket)) for bucket in (CROSS, *shard.book.symbol_index))
-    return extract(shard, sorted({row for row in rows if row is not None} - {INSURANCE_ROW}))
+    return extract(shard, sorted({*shard.book.rows_of(account)} - {INSURANCE_ROW}))
 
 
 def extract(shard: Shard, rows: Sequence[int]) -> Shard:

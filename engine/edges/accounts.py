@@ -16,9 +16,7 @@ from engine.units import format_scaled
 
 def account_rows(shard: Shard, account: str) -> list[int]:
     """Return the rows of an account that are worth a line: the cross row first, then its buckets by name."""
-    book = shard.book
-    rows = (book.row_index.get((account, bucket)) for bucket in (CROSS, *sorted(book.symbol_index)))
-    return [row for row in rows if row is not None and is_shown(book, row)]
+    return [row for row in shard.book.rows_of(account) if is_shown(shard.book, row)]
 
 
 def is_shown(book: Book, row: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.core.book import CROSS, LEG_NAMES, Book
-from engine.core.events import CLEARING, INSURANCE
+from engine.core.events import CLEARING
 from engine.core.margin import entry_price
 from engine.core.shard import Shard
 from engine.units import format_scaled, format_units
@@ -58,16 +58,14 @@ def dump_system(book: Book, name: str) -> dict[str, Any]:
 
 def dump_account(book: Book, name: str) -> dict[str, Any]:
     """Return one account with all its buckets; the cross row of a bucket-only account may not exist."""
-    row = book.row_index.get((name, CROSS))
     positions: list[dict[str, Any]] = []
     balances: list[int] = []
     buckets = {}
-    if row is not None:
-        balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
-        positions = dump_positions(book, row, margin=None)
-    for bucket in sorted(book.symbol_index) if name != INSURANCE else ():
-        row = book.row_index.get((name, bucket))
-        if row is None:
+    for row in book.rows_of(name):
+        bucket = book.buckets[row]
+        if bucket == CROSS:
+            balances = [book.wallet(row, asset) for asset in range(len(book.assets))]
+            positions += dump_positions(book, row, margin=None)
             continue
         margin = book.wallet(row, book.settle[book.symbol_index[bucket]])
         positions += dump_positions(book, row, margin=margin)
