@@ -7,7 +7,6 @@ start from that same state, and costs are those the engine expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -17,7 +16,7 @@ from benchmarks.rules import RULES, Account, Done, as_units, close, sell
 from benchmarks.tables import money, text_table, times
 from engine.core.book import LEG_NAMES, Book
 from engine.core.liquidation import Send, plan_orders
-from engine.core.margin import is_row_liquidatable
+from engine.core.margin import liquidatable_rows
 from engine.core.pricing import reprice_all
 from engine.core.shard import Shard
 from engine.edges.bookfile import load_document
@@ -151,7 +150,7 @@ def measure_rules(*, accounts: int, seed: int) -> RuleTable:
     table, taken = RuleTable(accounts), set()
     for fall_ppm in range(STEP_PPM, DEEPEST_PPM + 1, STEP_PPM):
         fall(shard.book, fall_ppm)
-        for row in liquidatable_rows(shard.book):
+        for row in liquidatable_rows(shard.book).tolist():
             if row in taken:
                 continue
             taken.add(row)
@@ -177,13 +176,6 @@ def fall(book: Book, fall_ppm: int) -> None:
             asset = book.asset_index[name]
             book.set_asset_price(asset, scaled_half_even(price, UNIT_DECIMALS), START_NS, is_seen=True)
     reprice_all(book)
-
-
-def liquidatable_rows(book: Book) -> Iterator[int]:
-    """Yield the rows that must be liquidated at the prices in force."""
-    for row, name in enumerate(book.accounts):
-        if not name.startswith("$") and book.is_priced(row) and is_row_liquidatable(book, row):
-            yield row
 
 
 def account_of(book: Book, row: int, risk: dict[str, Any]) -> Account:

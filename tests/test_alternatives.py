@@ -14,8 +14,9 @@ import pytest
 
 from benchmarks import rules
 from benchmarks.formulas import read_risk
-from benchmarks.rule_table import account_of, fall, liquidatable_rows
+from benchmarks.rule_table import account_of, fall
 from engine.core.liquidation import plan_orders
+from engine.core.margin import liquidatable_rows
 from engine.core.params import build_policy
 from engine.core.shard import Shard
 from engine.edges.bookfile import load_document
@@ -77,7 +78,7 @@ def in_trouble(market: Shard) -> Iterator[int]:
     taken: set[int] = set()
     for fall_ppm in range(5_000, 300_000, 5_000):
         fall(market.book, fall_ppm)
-        for row in set(liquidatable_rows(market.book)) - taken:
+        for row in set(liquidatable_rows(market.book).tolist()) - taken:
             taken.add(row)
             if market.book.equity(row) > 0 and len(market.book.positions_of(row)) > 1:
                 yield row

@@ -8,7 +8,7 @@ from engine.core.book import Book
 from engine.core.confirm import review_pending
 from engine.core.events import EVENTS_TOPIC, Pause, SetParams
 from engine.core.guards import ALL
-from engine.core.kernels.rows import liquidatable_rows_into
+from engine.core.margin import liquidatable_rows
 from engine.core.params import Instrument, build_asset, build_instrument, build_policy
 from engine.core.pricing import asset_price_overflows, reprice_all
 from engine.core.refusal import Refusal
@@ -41,7 +41,7 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
     haircuts never liquidates silently.
     """
     book = shard.book
-    crossed_before = liquidatable_rows(book)
+    before = liquidatable_rows(book)
     try:
         refusal = _set(book, event)
     except ParamError as error:
@@ -53,7 +53,7 @@ def apply_params(shard: Shard, event: SetParams) -> list[int] | Refusal:
     reviewed = review_pending(shard) if event.what == "policy" else []
     rows = reprice_all(book)
     book.policy_version += 1
-    crossed = sorted({book.accounts[row] for row in liquidatable_rows(book) - crossed_before})
+    crossed = sorted({book.accounts[row] for row in np.setdiff1d(liquidatable_rows(book), before).tolist()})
     shard.advance(event.ts)
     what = event.what if event.what == "policy" else f"{event.what} {event.name}"
     for first in range(0, max(len(crossed), 1), CROSSED_MAX):
@@ -89,10 +89,3 @@ def _set(book: Book, event: SetParams) -> Refusal | None:
 
 def _scales_differ(before: Instrument, after: Instrument) -> bool:
     return any(getattr(before, name) != getattr(after, name) for name in _SCALES)
-
-
-def liquidatable_rows(book: Book) -> set[int]:
-    """Return all rows that must be liquidated at the prices in force."""
-    rows = np.zeros(len(book.accounts), dtype=np.int64)
-    found = liquidatable_rows_into(book.tables.view, len(book.accounts), rows)
-    return set(rows[:found].tolist())

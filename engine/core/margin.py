@@ -23,6 +23,8 @@ from engine.core.kernels.margin import (
     position_pnl,
     to_valuation_up,
 )
+from engine.core.kernels.rows import liquidatable_rows_into
+from engine.core.kernels.tables import Tables
 from engine.units import UNIT, div_half_even, div_up, format_scaled, format_units
 
 ENTRY_DECIMALS = 18
@@ -45,6 +47,13 @@ class PositionMargin:
 def is_row_liquidatable(book: Book, row: int) -> bool:
     """Return whether a row must be liquidated at the prices in force."""
     return bool(is_liquidatable(book.equity(row), book.maintenance(row), book.policy.trigger == "below"))
+
+
+def liquidatable_rows(book: Book, view: Tables | None = None) -> Int64Array:
+    """Return the rows, but the engine's own, that must be liquidated at the prices in force, or those of ``view``."""
+    count = len(book.accounts)
+    found_rows = np.zeros(count, dtype=np.int64)
+    return found_rows[: liquidatable_rows_into(book.tables.view if view is None else view, count, found_rows)]
 
 
 def position_margins(book: Book, row: int) -> Iterator[PositionMargin]:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from engine.core.book import INSURANCE_ROW, Book
 from engine.core.guards import try_obstacle
-from engine.core.kernels.rows import liquidatable_rows_into, row_standings_into
+from engine.core.kernels.rows import row_standings_into
 from engine.core.kernels.tables import PRICE, Tables
+from engine.core.margin import liquidatable_rows
 from engine.core.shard import Shard
 from engine.units import PPM, UNIT
 
@@ -119,7 +120,7 @@ def what_falls(book: Book, fall_ppm: int) -> Fall:
     A step of the price grid is the least a price can be. Nothing of the book changes.
     """
     view = fallen(book, fall_ppm)
-    rows = liquidatable_rows(view, len(book.accounts))
+    rows = liquidatable_rows(book, view)
     standings = standings_of(view, rows)
     deficit = -standings[:, 0][standings[:, 0] < 0].astype(float).sum()
     return Fall(fall_ppm, len(rows), float(standings[:, 2].astype(float).sum()) / UNIT, float(deficit) / UNIT)
@@ -142,12 +143,6 @@ def lowered(prices: npt.NDArray[np.int64], fall_ppm: int) -> npt.NDArray[np.int6
     return prices // PPM * left + -(-(prices % PPM) * left // PPM)
 
 
-def liquidatable_rows(view: Tables, count: int) -> npt.NDArray[np.int64]:
-    """Return the rows that must be liquidated at the prices of ``view``."""
-    found = np.zeros(count, dtype=np.int64)
-    return found[: liquidatable_rows_into(view, count, found)]
-
-
 def standings_of(view: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return equity, maintenance margin and notional of rows in units, as int64[row, 3]."""
     standings = np.zeros((len(rows), 3), dtype=np.int64)
@@ -158,7 +153,7 @@ def standings_of(view: Tables, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.in
 def explained(shard: Shard) -> Explained:
     """Return who is liquidatable now, and of those who is in an episode, who is held, and whom nobody speaks for."""
     book = shard.book
-    rows = liquidatable_rows(book.tables.view, len(book.accounts)).tolist()
+    rows = liquidatable_rows(book).tolist()
     waiting = [row for row in rows if row not in shard.episodes]
     unexplained = [row for row in waiting if row not in shard.holds and try_obstacle(shard, row) is None]
     return Explained(
