@@ -12,6 +12,7 @@ from engine.edges.service_config import is_address
 from engine.errors import InputError, InvariantError
 from engine.shell import oplog
 from engine.shell.admin import api, auth, events, health, metrics, page
+from engine.shell.admin.answers import BODY_BYTES_MAX
 from engine.shell.admin.door import Door
 from engine.shell.admin.limits import BUDGET, Budget, limit, one_by_one
 from engine.shell.admin.replies import problems
@@ -26,8 +27,6 @@ ROUTES: tuple[AddRoutes, ...] = (
     events.add_routes,
     page.add_routes,
 )
-# What a request may carry: the longest that anybody asks about is a handful of messages.
-BODY_BYTES_MAX = 1 << 20
 # At the end, how long answers under way may take to finish.
 SHUTDOWN_S = 1.0
 BACKLOG = 64
