@@ -25,7 +25,7 @@ from engine.core.kernels.margin import (
 )
 from engine.core.kernels.rows import liquidatable_rows_into
 from engine.core.kernels.tables import Tables
-from engine.units import UNIT, div_half_even, div_up, format_scaled, format_units
+from engine.units import PPM, UNIT, div_half_even, div_up, format_scaled, format_units
 
 ENTRY_DECIMALS = 18
 
@@ -159,7 +159,7 @@ def limit_price(book: Book, symbol: int, size: int, bankruptcy: int | None) -> i
     Rounded inward (a sell up, a buy down), so that a fill is never outside the band.
     """
     instrument, mark = book.instruments[symbol], book.marks[symbol].value
-    band = Fraction(book.policy.limit_band_ppm, 1_000_000)
+    band = Fraction(book.policy.limit_band_ppm, PPM)
     if size > 0:
         floor = round_to_tick(mark * (1 - band), instrument.tick_steps, up=True)
         return floor if bankruptcy is None else max(floor, bankruptcy)

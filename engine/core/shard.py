@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.core.book import CROSS, Book
-from engine.core.events import Event, Mark, Origin, Output
+from engine.core.book import CROSS, INSURANCE_ROW, Book
+from engine.core.events import EVENTS_TOPIC, INSURANCE, Event, Mark, Origin, Output
 from engine.core.kernels.tables import WATCHED
 from engine.core.pacing import Flow
 from engine.core.params import Risk
@@ -269,7 +269,7 @@ class Shard:
 
     def note_fund(self, asset: int, before: int, cause: str, **names: str) -> None:
         """Emit ``insurance_fund`` if the fund's wallet of an asset has changed since it held ``before``."""
-        balance = self.book.wallet(0, asset)
+        balance = self.book.wallet(INSURANCE_ROW, asset)
         if balance != before:
             fields = {
                 "asset": self.book.assets[asset].name,
@@ -278,4 +278,4 @@ class Shard:
                 "cause": cause,
                 **names,
             }
-            self.emit("margin-events", names.get("account", "$insurance"), "insurance_fund", fields)
+            self.emit(EVENTS_TOPIC, names.get("account", INSURANCE), "insurance_fund", fields)

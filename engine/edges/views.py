@@ -14,7 +14,7 @@ from typing import Any
 from engine.core.book import INSURANCE_ROW, LEG_NAMES, Book, Price
 from engine.core.decision import asset_price_fields, collateral_fields, mark_fields, position_fields
 from engine.core.distance import MILLI_DECIMALS, FactorSearch, Move, SymbolMove, distance_of
-from engine.core.guards import is_stale, row_assets, row_symbols
+from engine.core.guards import ALL, is_stale, row_assets, row_symbols
 from engine.core.heatmap import Heatmap
 from engine.core.kernels.tables import COUNT
 from engine.core.ladders import SurveyOptions, betas_of
@@ -24,7 +24,7 @@ from engine.core.survey import SurveyReport
 from engine.core.takeover import fund_equity
 from engine.core.volatility import Sigmas
 from engine.edges.accounts import account_fields, account_rows, missing_prices
-from engine.units import format_ppm, format_scaled, format_units
+from engine.units import NS_PER_MS, UNIT_DECIMALS, format_ppm, format_scaled, format_units
 
 # The fund's positions are shown by the same code as an account's.
 FUND_FIELDS = ("symbol", "qty", "entry_price", "notional", "unrealised_pnl")
@@ -176,12 +176,12 @@ def marks_document(shard: Shard) -> dict[str, Any]:
     for symbol in sorted(range(len(book.instruments)), key=lambda index: book.instruments[index].symbol):
         instrument = book.instruments[symbol]
         fields = price_fields(shard, book.marks[symbol], instrument.price_decimals)
-        held = instrument.symbol in shard.paused or "all" in shard.paused
+        held = instrument.symbol in shard.paused or ALL in shard.paused
         marks.append(
             {"symbol": instrument.symbol, **fields, "positions": counts[symbol], "paused": held},
         )
     prices = [
-        {"asset": asset.name, **price_fields(shard, price, 8), "fixed": asset.price_units is not None}
+        {"asset": asset.name, **price_fields(shard, price, UNIT_DECIMALS), "fixed": asset.price_units is not None}
         for asset, price in sorted(zip(book.assets, book.asset_prices, strict=True), key=lambda pair: pair[0].name)
     ]
     return {"shard": shard.number, "ts": shard.clock, "marks": marks, "asset_prices": prices}
@@ -192,7 +192,7 @@ def price_fields(shard: Shard, price: Price, decimals: int) -> dict[str, Any]:
     return {
         "price": format_scaled(price.value, decimals) if price.value else None,
         "price_ts": price.ts,
-        "age_ms": (shard.clock - price.ts) // 1_000_000 if price.value else None,
+        "age_ms": (shard.clock - price.ts) // NS_PER_MS if price.value else None,
         "stale": bool(price.value) and is_stale(shard, price),
         "seen": price.is_seen,
         "pending": format_scaled(price.pending, decimals) if price.pending else None,

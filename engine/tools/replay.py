@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from engine.core import ledger
-from engine.core.events import DEAD_LETTERS_TOPIC, INSURANCE, OUTPUT_TOPICS, Mark, Message, Output, SetParams
+from engine.core.book import INSURANCE_ROW
+from engine.core.events import DEAD_LETTERS_TOPIC, OUTPUT_TOPICS, Mark, Message, Output, SetParams
 from engine.core.machine import Machine
 from engine.core.params import Instrument, Risk
 from engine.core.shard import Shard
@@ -333,7 +334,6 @@ class OutputWriter:
 def summary(shard: Shard, outputs_hash: str, timing: Timing) -> dict[str, Any]:
     """Return ``summary.json`` (README, "Files"); all but ``latency`` is the same on every run."""
     book, counters = shard.book, shard.counters
-    fund = book.row_index[INSURANCE, ""]
     return {
         "messages": counters.messages,
         "accepted": counters.accepted,
@@ -347,9 +347,9 @@ def summary(shard: Shard, outputs_hash: str, timing: Timing) -> dict[str, Any]:
         "bad_debt": {asset: format_units(units) for asset, units in sorted(counters.bad_debt.items()) if units},
         "uncovered": {asset: format_units(units) for asset, units in sorted(counters.uncovered.items()) if units},
         "insurance": {
-            asset.name: format_units(book.wallet(fund, index))
+            asset.name: format_units(book.wallet(INSURANCE_ROW, index))
             for index, asset in sorted(enumerate(book.assets), key=lambda pair: pair[1].name)
-            if book.wallet(fund, index)
+            if book.wallet(INSURANCE_ROW, index)
         },
         "adl": counters.adl,
         "conservation": {

@@ -14,7 +14,16 @@ from functools import cached_property, lru_cache
 from math import ceil, floor
 from typing import Any
 
-from engine.units import UNIT, format_number, format_scaled, format_units, number_decimals, try_number
+from engine.units import (
+    PPM_DECIMALS,
+    UNIT,
+    UNIT_DECIMALS,
+    format_number,
+    format_scaled,
+    format_units,
+    number_decimals,
+    try_number,
+)
 
 Body = dict[str, Any]
 
@@ -313,8 +322,8 @@ def check_position(field: str, entry: Body, position: Position) -> Iterator[Find
     derived = {
         "notional": format_units(units_up(notional)),
         "entry_price": show(position.entry_price(), ENTRY_DECIMALS),
-        "tier_floor": show(tier_floor, 8),
-        "tier_rate": show(rate, 6),
+        "tier_floor": show(tier_floor, UNIT_DECIMALS),
+        "tier_rate": show(rate, PPM_DECIMALS),
         "deduction": show(deduction, DEDUCTION_DECIMALS),
         "unrealised_pnl": format_units(units_floor(position.pnl)),
         "maintenance_margin": format_units(terms.maintenance(position.qty)[0]),

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.tools.verify_orders import Orders
 from engine.tools.verify_rules import Body, Finding, amount, compare, demand, margin_ratio, price_decimals, show
-from engine.units import UNIT
+from engine.units import UNIT, UNIT_DECIMALS
 
 FILES = {
     "liquidation-orders": ("cancel_orders", "liquidation_order", "collateral_sale"),
@@ -196,7 +196,7 @@ class Trail:
             return
         parts, episode.wave = episode.wave, []
         taken = sum((amount(part["qty"]) for part in parts), Fraction(0))
-        yield from compare("taken_qty", body["taken_qty"], show(taken, 8))
+        yield from compare("taken_qty", body["taken_qty"], show(taken, UNIT_DECIMALS))
         yield from demand(
             "needed_qty", body["needed_qty"], "no less than taken", holds=amount(body["needed_qty"]) >= taken
         )
@@ -228,7 +228,7 @@ class Trail:
             yield from demand("equity", body["equity"], "zero after a takeover", holds=equity * UNIT <= slack)
         if len(episode.takeovers) == 1 and not episode.remaining and body["outcome"] != "healthy":
             lost = max(-amount(episode.takeovers[0]["equity_before"]), Fraction(0))
-            yield from compare("bad debt of the episode", show(episode.loss, 8), show(lost, 8))
+            yield from compare("bad debt of the episode", show(episode.loss, UNIT_DECIMALS), show(lost, UNIT_DECIMALS))
 
     # Money.
 
@@ -237,7 +237,7 @@ class Trail:
         yield from self.in_episode(body, row)
         deficit, asset = amount(body["deficit"]), body["asset"]
         parts = [amount(body[name]) for name in PARTS]
-        yield from compare("deficit", body["deficit"], show(sum(parts, Fraction(0)), 8))
+        yield from compare("deficit", body["deficit"], show(sum(parts, Fraction(0)), UNIT_DECIMALS))
         yield from demand(
             "deficit", body["deficit"], "above zero, of parts above zero", holds=min(parts) >= 0 < deficit
         )
@@ -247,7 +247,9 @@ class Trail:
         if asset in episode.fund_paid or parts[2] or parts[3]:
             episode.settled = True
             yield from compare(
-                "paid_by_insurance", body["paid_by_insurance"], show(episode.fund_paid.pop(asset, Fraction(0)), 8)
+                "paid_by_insurance",
+                body["paid_by_insurance"],
+                show(episode.fund_paid.pop(asset, Fraction(0)), UNIT_DECIMALS),
             )
         else:
             is_waterfall = bool(episode.takeovers) or episode.deleveraged
@@ -260,7 +262,9 @@ class Trail:
         """Yield where a balance of the fund is not the one before plus the change."""
         asset, change, balance = body["asset"], amount(body["change"]), amount(body["balance"])
         yield from demand("change", body["change"], "not zero", holds=change != 0)
-        yield from compare("balance", body["balance"], show(self.fund.get(asset, balance - change) + change, 8))
+        yield from compare(
+            "balance", body["balance"], show(self.fund.get(asset, balance - change) + change, UNIT_DECIMALS)
+        )
         self.fund[asset] = balance
         if body["cause"] != "bad_debt":
             return
@@ -288,7 +292,7 @@ class Trail:
             "adl": self.counts["adl"],
             "rejected": dict(sorted(self.rejected.items())),
         } | {
-            name: {asset: show(sums[name][asset], 8) for asset in sorted(sums[name]) if sums[name][asset]}
+            name: {asset: show(sums[name][asset], UNIT_DECIMALS) for asset in sorted(sums[name]) if sums[name][asset]}
             for name in sums
         }
         for name, derived in counted.items():
@@ -296,16 +300,16 @@ class Trail:
         answered = sum(summary[name] for name in ("accepted", "duplicates", "ignored")) + sum(self.rejected.values())
         yield from compare("messages", summary["messages"], answered - self.venue_rejects)
         for asset, balance in sorted(self.fund.items()):
-            yield from compare(f"insurance.{asset}", summary["insurance"].get(asset, "0"), show(balance, 8))
+            yield from compare(f"insurance.{asset}", summary["insurance"].get(asset, "0"), show(balance, UNIT_DECIMALS))
         stated = amount(summary["notional_liquidated"])
         fits = stated == self.closed_notional if not self.episodes else stated >= self.closed_notional
-        total = show(self.closed_notional, 8)
+        total = show(self.closed_notional, UNIT_DECIMALS)
         yield from demand(
             "notional_liquidated", summary["notional_liquidated"], f"{total} in ended episodes", holds=fits
         )
         for asset, sides in summary["conservation"].items():
             left = amount(sides["wallets"]) - amount(sides["transfers"])
-            yield from compare(f"conservation.{asset}.difference", sides["difference"], show(left, 8))
+            yield from compare(f"conservation.{asset}.difference", sides["difference"], show(left, UNIT_DECIMALS))
             yield from compare(f"conservation.{asset}.difference", sides["difference"], "0")
 
 

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from engine.edges.readers.rows import BadRow, shown
-from engine.units import INT64_MAX, NS_PER_S
+from engine.units import INT64_MAX, NS_PER_MS, NS_PER_S
 
 Clock = Callable[[str], int]
 
 # unit -> (nanoseconds, first value of its band, first value past its band)
 UNITS = {
     "s": (NS_PER_S, 0, 10**11),
-    "ms": (10**6, 10**11, 10**14),
+    "ms": (NS_PER_MS, 10**11, 10**14),
     "us": (10**3, 10**14, 10**17),
     "ns": (1, 10**17, INT64_MAX + 1),
 }

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NewType
 
-from engine.units import NS_PER_S, try_number
+from engine.units import NS_PER_MS, NS_PER_S, try_number
 
 Html = NewType("Html", str)
 
@@ -112,7 +112,7 @@ def timestamp(ts: object) -> Html:
     except (OverflowError, ValueError):
         # A ts far outside the calendar is a valid int64; show what it says.
         return Html(f"{ts} ns")
-    fraction = f".{rest_ns // 1_000_000:03d}" if rest_ns >= 1_000_000 else ""
+    fraction = f".{rest_ns // NS_PER_MS:03d}" if rest_ns >= NS_PER_MS else ""
     text = f"{moment:%Y-%m-%d %H:%M:%S}{fraction}"
     return Html(f'<time datetime="{text.replace(" ", "T")}Z">{text}</time>')
 
