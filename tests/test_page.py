@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 
 from engine.__main__ import main
+from engine.core.kernels.compile import CACHE_DIR
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.config import default_risk_path, load_risk
@@ -19,6 +21,7 @@ from engine.edges.digest import state_hash
 from engine.edges.service_config import AdminConfig, ServiceConfig
 from engine.edges.shard_book import BookSource
 from engine.edges.venue import BookVenue
+from engine.edges.warmup import COMPLETE
 from engine.shell.admin.page import FILES
 from engine.shell.admin.server import AdminServer
 from engine.shell.demo import Player, batches
@@ -135,6 +138,24 @@ def test_ctrl_c_ends_the_demo_and_its_page(tmp_path: Path) -> None:
         assert demo.url.startswith("http://127.0.0.1:")
         assert demo.interrupt() == 0
         assert "Traceback" not in demo.text
+
+
+def test_a_demo_says_that_kernels_are_compiled_before_it_says_where_its_page_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if CACHE_DIR is None:
+        pytest.skip("no folder to cache kernels in can be written: none says that some are missing")
+    # A cache as an interrupted start leaves it: what is there is good, and nobody has said that it is all.
+    cache = tmp_path / "cache"
+    shutil.copytree(CACHE_DIR, cache / CACHE_DIR.name, ignore=shutil.ignore_patterns(COMPLETE))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
+    told = []
+    for _ in range(2):
+        with Demo(tmp_path / "out", "--accounts", "40", "--speed", "60") as demo:
+            url = demo.url
+            told.append(demo.text.partition(url)[0])
+            assert demo.interrupt() == 0
+    assert told == ["compiling the kernels, once for this version: about half a minute\n", ""]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,6 @@ from engine.edges.fold import INPUT_TOPICS, Fold
 from engine.edges.journal import Position
 from engine.edges.metrics.service import Metrics
 from engine.edges.service_config import ServiceConfig
-from engine.edges.warmup import warm_up
-from engine.errors import InputError
 from engine.shell.admin.server import AdminServer
 from engine.shell.follower import Origin
 from engine.shell.play import line_of
@@ -132,11 +130,8 @@ def serve(
 ) -> None:
     """Play a log behind the admin server until SIGINT or SIGTERM; ``say`` gets where the page is.
 
-    Raises InputError for a speed below 0 and for a port that is taken.
+    The kernels are ready; raises InputError for a port that is taken.
     """
-    if not speed >= 0:
-        raise InputError(f"--speed {speed:g}: must not be below 0")
-    warm_up()
     player = Player(config, shard, config_hash=config_hash)
     asyncio.run(run(player, messages, speed=speed, say=say))
 
