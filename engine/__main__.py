@@ -376,13 +376,13 @@ def run_audit(options: argparse.Namespace) -> int:
 
     from engine.shell.audit import audit, findings_text
     from engine.shell.kafka import Kafka
-    from engine.shell.service import origin_of, shards_of
+    from engine.shell.service import origins_of, shards_of
 
     config = service_config(options)
     shards = shards_of(config, shards=options.shards, instance=options.instance)
     if (options.export or options.since) is not None and len(shards) != 1:
         raise InputError("--export and --since: name the one shard with --shards")
-    origins = [origin_of(config, shard) for shard in shards]
+    _, origins = origins_of(config, shards)
     findings = audit(Kafka(config), origins, since=options.since, export=options.export)
     say(options, {"shards": [asdict(one) for one in findings]}, findings_text(findings))
     return 1 if any(one.difference is not None for one in findings) else 0
@@ -392,13 +392,14 @@ def run_shadow(options: argparse.Namespace) -> int:
     """``shadow``."""
     from engine.edges.config import load_risk
     from engine.shell.kafka import Kafka
-    from engine.shell.service import book_source, origin_of, shards_of
+    from engine.shell.service import book_source, origins_of, shards_of
     from engine.shell.shadow import shadow, shadow_text
 
     config = service_config(options)
     (shard,) = shards_of(config, shards=str(options.shard), instance=None)
     candidate = book_source(config).new_shard(load_risk(options.risk), shard)
-    document = shadow(Kafka(config), origin_of(config, shard), candidate)
+    _, (origin,) = origins_of(config, [shard])
+    document = shadow(Kafka(config), origin, candidate)
     say(options, document, shadow_text(document))
     return 0
 

@@ -17,7 +17,6 @@ import pytest
 from engine.core.events import BAD_DEBT_TOPIC, EVENTS_TOPIC, FEES, ORDERS_TOPIC
 from engine.core.shard import Shard
 from engine.edges.warmup import warm_up
-from engine.shell.service import origin_of
 from engine.tools.kafka_broker import Broker
 from tests.brokers.fake import Fake
 from tests.brokers.faults import TRANSACTIONAL, Moment
@@ -115,7 +114,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, Callab
                 worker.draining.set()
                 await life
                 (found,) = await gather(going.deployment)
-                return found, origin_of(going.deployment.config, 0).new_shard
+                return found, worker.origin.new_shard
 
     warm_up()
     return asyncio.run(undisturbed())

@@ -16,8 +16,10 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+from engine.core.params import Risk
 from engine.edges.config import load_risk
 from engine.edges.metrics.service import Metrics
 from engine.edges.service_config import ServiceConfig
@@ -65,11 +67,11 @@ def shards_of(config: ServiceConfig, *, shards: str | None, instance: str | None
     return sorted({int(name) for name in names})
 
 
-def origin_of(config: ServiceConfig, shard: int) -> Origin:
-    """Return what a shard begins with; raises InputError for a risk file or book that cannot be used."""
+def origins_of(config: ServiceConfig, shards: Iterable[int]) -> tuple[Risk, list[Origin]]:
+    """Return the parameters, and what each shard begins with; raises InputError for files that cannot be used."""
     risk, source = load_risk(config.risk), book_source(config)
     named = config_hash(config.risk, config.book, config.shards)
-    return Origin(shard, named, lambda: source.new_shard(risk, shard))
+    return risk, [Origin(shard, named, partial(source.new_shard, risk, shard)) for shard in shards]
 
 
 def book_source(config: ServiceConfig) -> BookSource:
@@ -114,10 +116,10 @@ class Service:
     def __init__(self, config: ServiceConfig, shards: Sequence[int]) -> None:
         self.config = config
         self.kafka = Kafka(config)
-        self.origins = [origin_of(config, shard) for shard in shards]
+        risk, self.origins = origins_of(config, shards)
         self.workers: dict[int, Worker] = {}
         named = self.origins[0].config_hash if self.origins else ""
-        self.metrics = Metrics(config, load_risk(config.risk), shards, named)
+        self.metrics = Metrics(config, risk, shards, named)
         self.statuses = {shard: Status(metrics) for shard, metrics in self.metrics.shards.items()}
         self.admin = AdminServer(self)
         # When the event loop last had a turn for us.

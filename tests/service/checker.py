@@ -31,7 +31,7 @@ from engine.edges.fold import message_of
 from engine.edges.journal import JOURNAL_TOPIC, Genesis, OrderRecord, decode_journal
 from engine.edges.topics import group_id
 from engine.errors import InvariantError
-from engine.shell.service import origin_of
+from engine.shell.service import origins_of
 from tests.brokers.clients import DEADLINE_S, committed_offset, consumer
 from tests.service.harness import Deployment, input_places
 
@@ -229,4 +229,6 @@ async def read_partition(deployment: Deployment, place: TopicPartition) -> list[
 
 async def check_all(deployment: Deployment) -> list[Verdict]:
     """Return what each shard of a deployment at rest has done; raises Difference."""
-    return [judge(one, origin_of(deployment.config, one.shard).new_shard) for one in await gather(deployment)]
+    found = await gather(deployment)
+    _, origins = origins_of(deployment.config, [one.shard for one in found])
+    return [judge(one, origin.new_shard) for one, origin in zip(found, origins, strict=True)]

@@ -18,12 +18,11 @@ from unittest.mock import patch
 
 import pytest
 
-from engine.edges.config import load_risk
 from engine.edges.journal import JOURNAL_TOPIC
 from engine.edges.metrics.service import Metrics
 from engine.errors import BrokerError, FencedError
 from engine.shell.kafka import Kafka
-from engine.shell.service import Service, origin_of
+from engine.shell.service import Service, origins_of
 from engine.shell.snapshots import Snapshots
 from engine.shell.status import Status
 from engine.shell.worker import Worker
@@ -81,8 +80,8 @@ async def local(folder: Path, fake: Fake, *, seed: int, inputs: int = INPUTS) ->
 
 def worker_of(deployment: Deployment, client: str) -> Worker:
     """Return a worker whose producer is known to the broker as ``client``; what its readers ask for changes nothing."""
-    kafka, origin = Kafka(deployment.config), origin_of(deployment.config, 0)
-    metrics = Metrics(deployment.config, load_risk(deployment.config.risk), [0], origin.config_hash).shards[0]
+    kafka, (risk, (origin,)) = Kafka(deployment.config), origins_of(deployment.config, [0])
+    metrics = Metrics(deployment.config, risk, [0], origin.config_hash).shards[0]
     with patch.dict(kafka.connection, client_id=client):
         return Worker(kafka, origin, Snapshots(kafka, 0, origin.config_hash, metrics), Status(metrics))
 
