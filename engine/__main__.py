@@ -223,8 +223,6 @@ def run_demo(options: argparse.Namespace) -> int:
 def serve_demo(options: argparse.Namespace) -> int:
     """``demo --serve``: host, token and port of the page are those of ``[admin]`` of the service file."""
     from engine.edges.config import default_risk_path, load_risk
-    from engine.edges.shard_book import BookSource, config_hash
-    from engine.edges.venue import BookVenue
     from engine.edges.warmup import warm_up
     from engine.shell.demo import serve
     from engine.shell.play import open_all
@@ -237,15 +235,13 @@ def serve_demo(options: argparse.Namespace) -> int:
     # Nobody trades here: whoever looks may take all the time that the crash leaves.
     admin = config.admin.model_copy(update={"port": port, "loop_percent": 100})
     risk_path = options.risk or default_risk_path()
-    config = config.model_copy(update={"cluster": "demo", "shards": 1, "risk": risk_path, "admin": admin})
     risk = load_risk(risk_path)
     book, log = write_market(options.out, risk, accounts=options.accounts, seed=options.seed)
     messages = open_all(risk, [log], format=None, speed=options.speed)
     # Cached ones are loaded too: no tick of a running crash is to wait for them.
     warm_up(say_beside)
-    shard = BookSource(book).new_shard(risk, 0, venue=BookVenue())
-    named = config_hash(risk_path, book, 1)
-    serve(config, shard, messages, config_hash=named, speed=options.speed, say=say_at_once)
+    own = {"cluster": "demo", "shards": 1, "risk": risk_path, "book": book, "admin": admin}
+    serve(config.model_copy(update=own), risk, messages, speed=options.speed, say=say_at_once)
     return 0
 
 

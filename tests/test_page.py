@@ -39,7 +39,7 @@ def player_of(folder: Path, **admin: Any) -> tuple[Player, Shard, Path]:
     book, log = write_market(folder, RISK, accounts=40, seed=2)
     shard = BookSource(book).new_shard(RISK, 0, venue=BookVenue())
     config = ServiceConfig(risk=default_risk_path(), admin=AdminConfig(port=0, **admin))
-    return Player(config, shard, config_hash="00"), shard, log
+    return Player(config, RISK, shard, config_hash="00"), shard, log
 
 
 async def get(server: AdminServer, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:

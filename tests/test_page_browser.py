@@ -333,12 +333,13 @@ def test_a_name_that_looks_like_markup_is_text_wherever_it_is_shown(browser: Bro
     entries = [{"account": HOSTILE, "balances": {"USDT": "48"}, "positions": [position]}]
     (tmp_path / "book.json").write_bytes(encode({"accounts": entries, "insurance": {"USDT": "10"}}))
     config = ServiceConfig(risk=tmp_path / "risk.toml", admin=AdminConfig(port=0, loop_percent=100))
-    shard = BookSource(tmp_path / "book.json").new_shard(load_risk(config.risk), 0)
+    risk = load_risk(config.risk)
+    shard = BookSource(tmp_path / "book.json").new_shard(risk, 0)
     tell = Clock()
     lines = [encode(tell(mark(price))) for price in ("100", "96", *["96.1", "96"] * 20_000)]
     events = [decode(line) for line in lines]
     messages = [Message(Origin("log", 0, number), event) for number, event in enumerate(events) if event is not None]
-    with served(Player(config, shard, config_hash="00"), messages) as url, opened(browser, url) as page:
+    with served(Player(config, risk, shard, config_hash="00"), messages) as url, opened(browser, url) as page:
         wait_until(page, "document.querySelectorAll('#risky-rows button').length > 0")
         wait_until(page, "document.querySelectorAll('#ticker li').length > 0")
         assert page.locator("#risky-rows button").first.inner_text() == HOSTILE

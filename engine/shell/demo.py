@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 from engine import __version__
 from engine.core.events import Ignored, Message, Reject
+from engine.core.params import Risk
 from engine.core.shard import Shard
-from engine.edges.config import load_risk
 from engine.edges.fold import INPUT_TOPICS, Fold
 from engine.edges.journal import Position
 from engine.edges.metrics.service import Metrics
 from engine.edges.service_config import ServiceConfig
+from engine.edges.shard_book import BookSource, config_hash
+from engine.edges.venue import BookVenue
 from engine.shell.admin.server import AdminServer
 from engine.shell.follower import Origin
 from engine.shell.play import line_of
@@ -51,12 +53,12 @@ class Arrived:
 class Player:
     """One shard under a log; offers the admin server what the service does."""
 
-    def __init__(self, config: ServiceConfig, shard: Shard, *, config_hash: str) -> None:
+    def __init__(self, config: ServiceConfig, risk: Risk, shard: Shard, *, config_hash: str) -> None:
         self.config = config
         self.origin = Origin(SHARD, config_hash, lambda: shard)
         offsets = {topic: {0: 0} for topic in INPUT_TOPICS}
         self.fold = Fold(shard, Position(offsets=offsets), logical=lambda topic: topic)
-        self.metrics = Metrics(config, load_risk(config.risk), [SHARD], config_hash)
+        self.metrics = Metrics(config, risk, [SHARD], config_hash)
         self.status = Status(self.metrics.shards[SHARD])
         self.statuses = {SHARD: self.status}
         self.workers = {SHARD: self}
@@ -120,19 +122,14 @@ async def batches(messages: Iterable[Message], *, speed: float) -> AsyncIterator
 
 
 def serve(
-    config: ServiceConfig,
-    shard: Shard,
-    messages: Iterable[Message],
-    *,
-    config_hash: str,
-    speed: float,
-    say: Callable[[str], None],
+    config: ServiceConfig, risk: Risk, messages: Iterable[Message], *, speed: float, say: Callable[[str], None]
 ) -> None:
-    """Play a log behind the admin server until SIGINT or SIGTERM; ``say`` gets where the page is.
+    """Play a log over the book behind the admin server until SIGINT or SIGTERM; ``say`` gets where the page is.
 
-    The kernels are ready; raises InputError for a port that is taken.
+    The kernels are ready, ``risk`` is what the risk file says; raises InputError for a port that is taken.
     """
-    player = Player(config, shard, config_hash=config_hash)
+    shard = BookSource(config.book).new_shard(risk, SHARD, venue=BookVenue())
+    player = Player(config, risk, shard, config_hash=config_hash(config.risk, config.book, config.shards))
     asyncio.run(run(player, messages, speed=speed, say=say))
 
 
