@@ -1,22 +1,15 @@
-"""``demo --serve`` as a process of its own, as somebody at a terminal starts it, and how its page is opened."""
+"""``demo --serve`` as a process of its own, as somebody at a terminal starts it."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.verb import Verb
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
 # The first start on a machine compiles the kernels.
 DEADLINE_S = 400
 # All that shows figures of its own has some; the card is not open.
@@ -46,40 +39,3 @@ class Demo(Verb):
         """Press Ctrl-C; return the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=60)
-
-
-def wait_until(page: Page, condition: str, *, seconds: float = 60) -> None:
-    """Return once a condition in the page's own language holds; fail with what the page shows if it does not in time.
-
-    The driver's own way evaluates text in the page, which the page's policy forbids.
-    """
-    deadline_s = time.monotonic() + seconds
-    while not page.evaluate(f"() => Boolean({condition})"):
-        assert time.monotonic() < deadline_s, f"{condition} does not come true:\n{page.locator('body').inner_text()}"
-        page.wait_for_timeout(50)
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """Yield a browser without a sandbox: tests run as root in containers, and open nothing but this machine's pages."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Page]:
-    """Yield the page, opened; fails if the browser complains of anything but what is expected."""
-    complaints: list[str] = []
-    page = browser.new_page(**{"viewport": {"width": 1440, "height": 900}, **options})
-    page.set_default_timeout(60_000)
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(url)
-    try:
-        yield page
-    finally:
-        page.close()
-    unexpected = [text for text in complaints if not any(words in text for words in expected)]
-    assert unexpected == [], unexpected

@@ -14,7 +14,8 @@ from typing import Literal
 from playwright.sync_api import Browser, Page
 
 from engine.__main__ import main
-from tests.demos import FILLED, Demo, chromium, opened, wait_until
+from tests.browser import chromium, opened, wait_until
+from tests.demos import FILLED, Demo
 from tests.verb import ROOT
 
 FOLDER = ROOT / "deploy" / "images"

@@ -24,16 +24,13 @@ from engine.edges.service_config import AdminConfig, ServiceConfig
 from engine.edges.shard_book import BookSource
 from engine.shell.admin.server import AdminServer
 from engine.shell.demo import Player
-from tests.demos import CHROMIUM, FILLED, Demo, chromium, opened, wait_until
+from tests.browser import CONTRASTS, chromium, needs_chromium, opened, wait_until
+from tests.demos import FILLED, Demo
 from tests.page_figures import Heard, check_figures
 from tests.screenshots import PICTURE_BYTES_MAX, page_pictures
 from tests.service_cases import RISK, Clock, mark
-from tests.test_report_browser import CONTRASTS
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page (Debian: apt-get install chromium)"),
-    pytest.mark.slow,
-]
+pytestmark = [needs_chromium, pytest.mark.slow]
 TOKEN = "correct horse battery staple"
 # What a browser writes to its console when a request is refused, or finds nobody.
 REFUSED, NOBODY = "401 (Unauthorized)", "net::ERR_"

@@ -15,15 +15,12 @@ from playwright.sync_api import Page
 from engine.edges.config import default_risk_path, load_risk
 from engine.tools.demo import write_market
 from tests.brokers.real import Endpoint
-from tests.demos import CHROMIUM, FILLED, chromium, opened, wait_until
+from tests.browser import chromium, needs_chromium, opened, wait_until
+from tests.demos import FILLED
 from tests.page_figures import Heard, check_figures
 from tests.service_cases import Body, Deployment, Process
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page (Debian: apt-get install chromium)"),
-    pytest.mark.broker,
-    pytest.mark.slow,
-]
+pytestmark = [needs_chromium, pytest.mark.broker, pytest.mark.slow]
 # A quarter of an hour of calm in ten seconds, and a quarter of an hour of falling in as many.
 SPEED = "90"
 ACCOUNTS = 300

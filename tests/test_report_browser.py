@@ -5,49 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from engine.edges.config import load_risk
 from engine.tools.replay import ReplayOptions, run_replay
+from tests.browser import CONTRASTS, chromium, needs_chromium, opened
 from tests.golden import FOLDER
 from tests.test_report import hostile_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 PAGE_BYTES_MAX = 1_000_000
-
-# Returns, for each visible text, what it says, its contrast to what is behind it, and the contrast WCAG AA asks for.
-CONTRASTS = """() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
-  const channel = (v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const ground = (node) => {
-    for (; node; node = node.parentElement) {
-      const colour = parse(getComputedStyle(node).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.closest("script, .sr")) continue;
-    const style = getComputedStyle(node);
-    const ink = luminance(parse(node instanceof SVGElement ? style.fill : style.color));
-    const back = luminance(ground(node));
-    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    const contrast = (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05);
-    found.push([node.textContent.trim().slice(0, 40), contrast, large ? 3 : 4.5]);
-  }
-  return found;
-}"""
+VIEWPORT = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -69,30 +43,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser without a sandbox: tests run as root in containers, and open nothing but their own files."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    """A browser for all tests of this file."""
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
 def page(browser: Browser, run: Path) -> Iterator[Page]:
     """The report, opened; whatever the browser complains of or asks for fails the test."""
-    yield from opened(browser, run / "report.html")
-
-
-def opened(browser: Browser, path: Path) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if request.url != page.url else None)
-    page.goto(path.as_uri())
-    yield page
-    complaints = [text for text in complaints if text != path.as_uri()]
-    page.close()
-    assert complaints == []
+    with opened(browser, (run / "report.html").as_uri(), is_alone=True, viewport=VIEWPORT) as found:
+        yield found
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -253,7 +213,7 @@ def test_dark_is_dark_and_light_is_light(page: Page) -> None:
 def test_names_that_look_like_markup_are_drawn_as_text(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(hostile_run(), encoding="utf-8")
-    for page in opened(browser, path):
+    with opened(browser, path.as_uri(), is_alone=True, viewport=VIEWPORT) as page:
         assert page.locator("img").count() == 0
         assert page.locator("#chart-prices .legend button").inner_text().startswith('">')
         page.locator("button.open").first.click()
