@@ -12,52 +12,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import yaml
 
+from engine.tools.child import Child
 from tests.alerting import ALERTMANAGER, PROMETHEUS
 from tests.outside import program, try_program
+from tests.prometheus import Body, Prometheus, check_running, free_port, get
 
 INTERVAL = "500ms"
 WAIT = "2s"
 TOKEN = "for the desk alone"
-Body = dict[str, Any]
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
-class Program:
-    """A process with its log in a file; killed at the end."""
-
-    def __init__(self, log: Path, *command: str) -> None:
-        self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def text(self) -> str:
-        """Return what it has said; AssertionError with that if it has ended."""
-        text = self.log.read_text(errors="replace")
-        assert self.process.poll() is None, f"{self.log.name} ended:\n{text[-4000:]}"
-        return text
 
 
 class Chain:
@@ -68,10 +36,10 @@ class Chain:
         folder.mkdir()
         (folder / "admin_token").write_text(engine_token)
         (folder / "webhook_token").write_text(TOKEN)
-        self.prometheus_port, self.alertmanager_port, self.desk_port = free_port(), free_port(), free_port()
+        self.alertmanager_port, self.desk_port = free_port(), free_port()
         self.write_rules()
-        self.write_prometheus(engine_port)
         self.write_alertmanager()
+        self.config = self.prometheus_config(engine_port)
 
     def write_rules(self) -> None:
         """Copy the rules, with short waits."""
@@ -79,9 +47,9 @@ class Chain:
         for file in (self.folder / "rules").iterdir():
             file.write_text(re.sub(r"^( +)for: \w+$", rf"\1for: {WAIT}", file.read_text(), flags=re.MULTILINE))
 
-    def write_prometheus(self, engine_port: int) -> None:
-        """Write Prometheus' file as it stands in the repository, with the addresses and paths of here."""
-        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    def prometheus_config(self, engine_port: int) -> Body:
+        """Return Prometheus' file as it stands in the repository, with the addresses and paths of here."""
+        config: Body = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
         config["global"] |= {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL}
         config["rule_files"] = [str(self.folder / "rules" / "*.yml")]
         (manager,) = config["alerting"]["alertmanagers"]
@@ -89,7 +57,7 @@ class Chain:
         (job,) = config["scrape_configs"]
         job["authorization"]["credentials_file"] = str(self.folder / "admin_token")
         job["static_configs"] = [{"targets": [f"127.0.0.1:{engine_port}"]}]
-        (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        return config
 
     def write_alertmanager(self) -> None:
         """Write Alertmanager's file as it stands in the repository, with the desk of here, and in a hurry."""
@@ -102,74 +70,44 @@ class Chain:
         with ExitStack() as stack:
             self.desk = stack.enter_context(self.start_desk())
             self.alertmanager = stack.enter_context(self.start_alertmanager())
-            self.prometheus = stack.enter_context(self.start_prometheus())
+            self.prometheus = stack.enter_context(Prometheus(self.folder, self.config))
             self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def start_desk(self) -> Program:
+    def start_desk(self) -> Child:
         """Start who is told."""
         desk = str(ALERTMANAGER.parent / "desk.py")
         arguments = ("127.0.0.1", str(self.desk_port), str(self.folder / "webhook_token"))
-        return Program(self.folder / "desk.txt", sys.executable, "-S", desk, *arguments)
+        return Child(self.folder / "desk.txt", [sys.executable, "-S", desk, *arguments])
 
-    def start_alertmanager(self) -> Program:
+    def start_alertmanager(self) -> Child:
         """Start Alertmanager, without the gossip of its clusters."""
-        return Program(
-            self.folder / "alertmanager.txt",
+        command = [
             try_program("prometheus-alertmanager") or program("alertmanager"),
             f"--config.file={self.folder / 'alertmanager.yml'}",
             f"--storage.path={self.folder / 'alerts'}",
             f"--web.listen-address=127.0.0.1:{self.alertmanager_port}",
             "--cluster.listen-address=",
-        )
-
-    def start_prometheus(self) -> Program:
-        """Start Prometheus."""
-        return Program(
-            self.folder / "prometheus.txt",
-            program("prometheus"),
-            f"--config.file={self.folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self.folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.prometheus_port}",
-        )
+        ]
+        return Child(self.folder / "alertmanager.txt", command)
 
     # What they say.
 
     def told(self) -> dict[str, Body]:
         """Return what the desk was last told of each alert, by its name."""
-        lines = [json.loads(line) for line in self.desk.text().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.desk.text.splitlines() if line.startswith("{")]
         return {line["labels"]["alertname"]: line for line in lines if "labels" in line}
 
     def is_told(self, alert: str, status: str) -> bool:
         """Return whether this is the last that the desk was told of an alert; AssertionError if somebody has ended."""
-        for one in (self.prometheus, self.alertmanager):
-            one.text()
+        for one in (self.desk, self.prometheus, self.alertmanager):
+            check_running(one)
         return self.told().get(alert, {}).get("status") == status
-
-    async def query(self, text: str) -> list[Body]:
-        """Return what Prometheus finds: nothing while it does not answer yet."""
-        self.prometheus.text()
-        status, body = await get(f"http://127.0.0.1:{self.prometheus_port}/api/v1/query", query=text)
-        if status in (0, 503):
-            return []
-        assert status == 200, (text, body)
-        found: list[Body] = body["data"]["result"]
-        return found
 
     async def suppressed(self) -> set[str]:
         """Return the names of alerts that Alertmanager keeps to itself because of another one."""
         _, alerts = await get(f"http://127.0.0.1:{self.alertmanager_port}/api/v2/alerts")
         return {one["labels"]["alertname"] for one in alerts or [] if one["status"]["inhibitedBy"]}
-
-
-async def get(address: str, **params: str) -> tuple[int, Any]:
-    """Return status and document; 0 where nobody answers."""
-    try:
-        async with aiohttp.ClientSession() as session, session.get(address, params=params) as response:
-            is_document = response.content_type == "application/json"
-            return response.status, await response.json() if is_document else None
-    except aiohttp.ClientError:
-        return 0, None

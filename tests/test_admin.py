@@ -6,9 +6,7 @@ import asyncio
 import json
 import math
 import re
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +24,7 @@ from engine.shell.follow import Standby
 from engine.shell.service import Service
 from tests.brokers.clients import until
 from tests.brokers.real import Endpoint
+from tests.prometheus import Prometheus
 from tests.service_cases import Clock, Deployment, Process, Record, book_of, deposit, longs, mark, running
 
 broker = pytest.mark.broker
@@ -283,8 +282,6 @@ async def test_a_real_shard_is_ready_while_it_is_live_and_its_server_ends_with_i
 
 @broker
 async def test_a_real_prometheus_scrapes_a_real_run_and_has_its_numbers(kafka: Endpoint, tmp_path: Path) -> None:
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus (Debian: prometheus) is not installed")
     deployment = Deployment(tmp_path, kafka.bootstrap).write(book=book_of("alice", "bob"))
     await deployment.create_topics()
     tell = Clock()
@@ -293,7 +290,7 @@ async def test_a_real_prometheus_scrapes_a_real_run_and_has_its_numbers(kafka: E
         await deployment.feed(tell(mark("99")), tell(deposit("alice", "10")), tell(mark("95.9")))
         await deployment.feed(Record("fills", b"nobody", b"no message"))
         port = int(re.findall(r"INFO admin .*port=(\d+)", engine.text)[0])
-        with Scraper(tmp_path / "prometheus", port) as scraper:
+        with scraper_of(tmp_path / "prometheus", port) as scraper:
             await until(lambda: scraper.finds('up{job="liq-engine"} == 1'))
             assert await scraper.finds('liq_state{shard="0",state="live"} == 1')
             assert await scraper.finds("liq_lag_records == 0")
@@ -319,55 +316,12 @@ async def test_a_real_prometheus_scrapes_a_real_run_and_has_its_numbers(kafka: E
         assert engine.wait() == 0
 
 
-class Scraper:
-    """A Prometheus process that scrapes one address five times a second; a context manager that leaves nothing."""
-
-    def __init__(self, folder: Path, target_port: int) -> None:
-        folder.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        scrape = {"job_name": "liq-engine", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
-        config = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": [scrape]}
-        # JSON is YAML.
-        (folder / "prometheus.yml").write_text(json.dumps(config))
-        command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-        command += [f"--web.listen-address=127.0.0.1:{self.port}"]
-        self.log = folder / "log.txt"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def __enter__(self) -> Scraper:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    async def query(self, text: str) -> list[float]:
-        """Return the numbers that Prometheus finds, none while it does not answer yet."""
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": text}) as response,
-            ):
-                body = await response.json()
-        except aiohttp.ClientError:
-            return []
-        if body["status"] != "success":
-            # Not ready to be asked, which it says with a 503; a query that makes no sense stays a failure.
-            assert response.status == 503, body
-            return []
-        return [float(result["value"][1]) for result in body["data"]["result"]]
-
-    async def finds(self, text: str) -> bool:
-        """Return whether there is anything of which the query is true."""
-        return bool(await self.query(text))
-
-    async def value(self, text: str) -> float:
-        """Return the one number of a query."""
-        (found,) = await self.query(text)
-        return found
+def scraper_of(folder: Path, target_port: int) -> Prometheus:
+    """Return a Prometheus that scrapes one address five times a second."""
+    folder.mkdir()
+    scrape = {"job_name": "liq-engine", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
+    times = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+    return Prometheus(folder, {"global": times, "scrape_configs": [scrape]})
 
 
 async def test_the_page_of_metrics_says_what_it_is_in_and_is_open_like_health(service_of: ServiceOf) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.alert_chain import Chain, free_port
+from tests.alert_chain import Chain
 from tests.alerting import PROMETHEUS, board_expressions, rules
 from tests.brokers.clients import until
 from tests.brokers.real import Endpoint
+from tests.prometheus import free_port
 from tests.service_cases import Clock, Deployment, Process, Record, book_of, deposit, mark
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
@@ -40,15 +41,12 @@ async def test_an_engine_is_killed_and_the_desk_is_told_and_told_again_when_it_i
     tell = Clock(start_ns=time.time_ns())
     with Chain(tmp_path / "chain", port, ENGINE_TOKEN) as chain:
 
-        async def is_found(text: str) -> bool:
-            return bool(await chain.query(text))
-
         async def is_told(alert: str, status: str = "firing") -> bool:
             return chain.is_told(alert, status)
 
         with Process(deployment, "run") as engine:
             await engine.wait_for("live", "shard=0")
-            await until(lambda: is_found("shard:liq_live:max == 1 and on (job) liq_rejected_total == 0"))
+            await until(lambda: chain.prometheus.finds("shard:liq_live:max == 1 and on (job) liq_rejected_total == 0"))
 
             # A sender goes wrong: a fifth of what comes is no message. That can wait for the morning.
             await deployment.feed(tell(mark("99")), *[tell(deposit("alice", "1")) for _ in range(3)])
@@ -107,10 +105,7 @@ async def test_every_expression_of_board_and_rules_is_answered_from_a_scraped_ru
     with Chain(tmp_path / "chain", port, ENGINE_TOKEN) as chain, Process(deployment, "run") as engine:
         await engine.wait_for("live", "shard=0")
 
-        async def is_scraped() -> bool:
-            return bool(await chain.query('liq_inputs_total{topic="mark-prices"} == 0'))
-
-        await until(is_scraped)
+        await until(lambda: chain.prometheus.finds('liq_inputs_total{topic="mark-prices"} == 0'))
         # bob is liquidated: 95.9 leaves him 9.00 for a margin of 9.59. One message is refused.
         await deployment.feed(tell(mark("99")), tell(deposit("alice", "10")), tell(mark("95.9")))
         await deployment.feed(Record("fills", b"nobody", b"no message"))
@@ -118,13 +113,17 @@ async def test_every_expression_of_board_and_rules_is_answered_from_a_scraped_ru
         async def is_counted() -> bool:
             # Recorded from two scrapes at least, the second with the inputs; the message that is refused came last, and
             # a scrape may have passed between it and the others.
-            decided = "shard:liq_tick_to_decision_seconds:p99 > 0 and shard:liq_lag_seconds:estimate == 0"
-            return bool(await chain.query(decided) and await chain.query("increase(liq_rejected_total[1m]) > 0"))
+            finds, decided = (
+                chain.prometheus.finds,
+                "shard:liq_tick_to_decision_seconds:p99 > 0 and shard:liq_lag_seconds:estimate == 0",
+            )
+            finds = chain.prometheus.finds
+            return await finds(decided) and await finds("increase(liq_rejected_total[1m]) > 0")
 
         await until(is_counted)
         silent = set()
         for title, text in board_expressions():
-            if not await chain.query(text):
+            if not await chain.prometheus.finds(text):
                 silent.add(title)
         # What shows nothing while all is well; the market of this test has no asset with a price of its own.
         assert silent == {
@@ -136,6 +135,6 @@ async def test_every_expression_of_board_and_rules_is_answered_from_a_scraped_ru
             "Who bore it",
         }
         for rule in rules("alert"):
-            await chain.query(rule["expr"])
+            await chain.prometheus.query(rule["expr"])
         engine.process.terminate()
         assert engine.wait() == 0

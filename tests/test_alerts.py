@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.alert_chain import Program
+from engine.tools.child import Child
 from tests.alerting import (
     ALERTMANAGER,
     OF_THE_OPERATOR,
@@ -31,6 +31,7 @@ from tests.alerting import (
 )
 from tests.brokers.clients import DEADLINE_S
 from tests.outside import program
+from tests.prometheus import check_running
 from tests.promql import Series, complaints, selectors_of
 
 ALERTS = sorted({rule["alert"] for rule in rules("alert")})
@@ -213,17 +214,18 @@ def test_no_token_stands_in_the_routes() -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[tuple[str, Program]]:
+def desk(tmp_path: Path) -> Iterator[tuple[str, Child]]:
     """Yield the address of a desk and its process."""
     (tmp_path / "token").write_text("open sesame\n")
     command = [sys.executable, "-S", str(DESK), "127.0.0.1", "0", str(tmp_path / "token")]
-    with Program(tmp_path / "desk.txt", *command) as program:
+    with Child(tmp_path / "desk.txt", command) as child:
         deadline_s = time.monotonic() + DEADLINE_S
-        while not program.text().endswith("\n"):
+        while not child.text.endswith("\n"):
+            check_running(child)
             assert time.monotonic() < deadline_s, "it does not listen"
             time.sleep(0.01)
-        host, port = json.loads(program.text())["listens"]
-        yield f"http://{host}:{port}/critical", program
+        host, port = json.loads(child.text)["listens"]
+        yield f"http://{host}:{port}/critical", child
 
 
 def post(address: str, body: bytes, token: str | None = "open sesame") -> int:
@@ -247,11 +249,11 @@ ALERT = {
 }
 
 
-def test_the_desk_prints_a_line_for_each_alert_with_the_way_it_came(desk: tuple[str, Program]) -> None:
-    address, program = desk
+def test_the_desk_prints_a_line_for_each_alert_with_the_way_it_came(desk: tuple[str, Child]) -> None:
+    address, child = desk
     message = {"version": "4", "alerts": [{**ALERT, "generatorURL": "http://x"}, {**ALERT, "status": "resolved"}]}
     assert post(address, json.dumps(message).encode()) == 200
-    lines = [json.loads(line) for line in program.text().splitlines()[1:]]
+    lines = [json.loads(line) for line in child.text.splitlines()[1:]]
     assert lines == [{"route": "critical", **ALERT}, {"route": "critical", **ALERT, "status": "resolved"}]
 
 
@@ -266,11 +268,11 @@ def test_the_desk_prints_a_line_for_each_alert_with_the_way_it_came(desk: tuple[
     ],
 )
 def test_the_desk_takes_nothing_without_the_token_and_no_other_message(
-    desk: tuple[str, Program], body: bytes, token: str | None, status: int
+    desk: tuple[str, Child], body: bytes, token: str | None, status: int
 ) -> None:
-    address, program = desk
+    address, child = desk
     assert post(address, body, token) == status
-    assert not [line for line in program.text().splitlines()[1:] if line.startswith("{")]
+    assert not [line for line in child.text.splitlines()[1:] if line.startswith("{")]
 
 
 def test_alertmanager_finds_the_desk_and_its_token_where_compose_puts_them() -> None:

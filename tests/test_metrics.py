@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -34,6 +33,7 @@ from engine.edges.metrics.service import Metrics
 from engine.edges.metrics.shard import ShardMetrics
 from engine.edges.service_config import ServiceConfig
 from tests import golden
+from tests.outside import program
 from tests.service_cases import Record, golden_records, in_thread, stored
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -428,10 +428,9 @@ def test_buckets_are_half_powers_of_two_from_a_microsecond_past_the_longest_comm
 
 def promtool(page: bytes) -> subprocess.CompletedProcess[bytes]:
     """Return what promtool says of a page."""
-    return subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    return subprocess.run([program("promtool"), "check", "metrics"], input=page, capture_output=True, check=False)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 @pytest.mark.parametrize("name", GOLDEN)
 async def test_promtool_finds_nothing_to_say(name: str) -> None:
     desk = Desk(name)
@@ -441,7 +440,6 @@ async def test_promtool_finds_nothing_to_say(name: str) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 async def test_promtool_would_find_something() -> None:
     sheep = Family("counter", "liq_sheep", (), "Counted, and not called a total.")
     sheep.inc(1)
