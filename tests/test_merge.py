@@ -63,7 +63,7 @@ def test_no_file_is_read_further_than_its_next_message(tmp_path):
     def read():
         for line in range(3):
             taken.append(line)
-            yield Message(Origin("a", -1, line), Ignored(""))
+            yield Message(Origin("a", -1, line), Ignored())
 
     stream = merge([LogFile(Source(path), format="jsonl", time_unit="ns", note="", read=read)])
     next(stream)

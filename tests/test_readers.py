@@ -284,7 +284,7 @@ def test_ticker_gives_a_mark_with_its_index_and_ignores_a_row_without_one(tmp_pa
     assert opened(path).time_unit == "us"
     assert events_of(path) == [
         Mark("BTCUSDT", (1005, 1), T_NS + 10**9, (1004, 1)),
-        Ignored("ticker without a mark price"),
+        Ignored(),
         Mark("BTCUSDT", (100, 0), T_NS + 3 * 10**9),
     ]
 
@@ -339,7 +339,7 @@ def test_trades_are_marks_and_liquidations_of_the_same_columns_are_ignored(tmp_p
     assert events_of(trades)[0] == Mark("XBTUSD", (85315, 1), T_NS)
     assert rejects_of(trades) == [(trades.name, 3, "missing_field")]
     liquidations = write(tmp_path / "bitmex_liquidations_XBTUSD.csv", rows)
-    assert events_of(liquidations) == [Ignored("liquidation print")] * 2
+    assert events_of(liquidations) == [Ignored()] * 2
     assert opened(trades, "liquidations").format == "tardis_liquidations"
 
 
@@ -387,7 +387,7 @@ def test_cash_asset_is_the_dollar_that_contracts_settle_in(settles, cash):
 def test_liquidation_prints_are_ignored_but_checked_for_their_time(tmp_path):
     header = "time,user,liquidated_ntl_pos,liquidated_account_value,leverage_type"
     path = write(tmp_path / "liquidations.csv", f"{header}\n2021-05-16T00:00:00Z,0xa,356.8,2.9,Cross\n,0xa,1,1,Cross\n")
-    assert events_of(path)[0] == Ignored("liquidation print")
+    assert events_of(path)[0] == Ignored()
     assert rejects_of(path) == [(path.name, 3, "missing_field")]
 
 

@@ -165,9 +165,7 @@ class Reject:
 
 @dataclass(slots=True)
 class Ignored:
-    """A well-formed row of a vendor file that carries nothing the engine applies (say, a liquidation print)."""
-
-    why: str
+    """What is no message for this shard: a blank line, a control message to another, a vendor's row of no use to us."""
 
 
 Event = Mark | AssetPrice | Funding | Fill | Conversion | OrderDone | Transfer | Pause | SetParams

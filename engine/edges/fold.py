@@ -74,12 +74,12 @@ def message_of(record: Record, topic: str, shard: int) -> Message:
 
 
 def input_of(key: bytes | None, payload: bytes, topic: str, shard: int) -> Input:
-    """Return what an input says, refused where its topic does not take it, ignored where it is for another shard."""
+    """Return what an input says: refused on a topic that does not take it, ignored if blank or for another shard."""
     if topic == "control" and key not in (None, b"", b"*", str(shard).encode()):
-        return Ignored("for another shard")
+        return Ignored()
     event = decode(payload)
     if event is None:
-        return Ignored("blank")
+        return Ignored()
     if isinstance(event, TYPES[topic]):
         return event
     return Reject("unknown_type", f"{topic} does not take this type of message", payload)

@@ -72,7 +72,7 @@ def risk_of(document: Document) -> Risk:
 
 def message_of(line: bytes, number: int) -> Message:
     """Return a line of a plan as the machine takes it."""
-    return Message(Origin(LOG, -1, number), decode(line) or Ignored("blank"), line)
+    return Message(Origin(LOG, -1, number), decode(line) or Ignored(), line)
 
 
 class Simulation:

@@ -23,7 +23,7 @@ class PrintRows(RowReader):
 
     def events(self, line: int, cells: list[str]) -> Sequence[Input]:
         self._clock(cells[self._time])
-        return (Ignored("liquidation print"),)
+        return (Ignored(),)
 
 
 FORMATS = (

@@ -59,7 +59,7 @@ class TickerRows(RowReader):
         symbol = self._resolve(raw=identity_in("symbol", cells[self._symbol]))
         ts = self._clock(cells[self._time])
         marks = self._marks(symbol, ts, cells)
-        return self._funding(symbol, ts, cells) + marks or (Ignored("ticker without a mark price"),)
+        return self._funding(symbol, ts, cells) + marks or (Ignored(),)
 
     def end(self) -> Sequence[Input]:
         return tuple(
