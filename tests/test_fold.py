@@ -17,7 +17,7 @@ from engine.core.events import OUTPUT_TOPICS, Ignored, Reject
 from engine.core.shard import Shard
 from engine.edges.config import load_risk
 from engine.edges.digest import state_hash
-from engine.edges.fold import INPUT_TOPICS, Fold, Line, input_of, message_of
+from engine.edges.fold import INPUT_TOPICS, Batch, Fold, Line, input_of, message_of
 from engine.edges.journal import (
     Checked,
     OrderRecord,
@@ -28,6 +28,7 @@ from engine.edges.journal import (
     record_hash,
 )
 from engine.errors import InvariantError
+from engine.shell.shadow import Shadow
 from tests import golden
 from tests.service_cases import ROUTES, START_NS, Record, golden_records, record_of, stored
 
@@ -261,6 +262,16 @@ def test_a_journal_folded_again_gives_the_same_outputs_state_and_place() -> None
     assert fold.position.batch == len(sizes)
     # What is folded again is no part of a batch of its own.
     assert (fold.batch.places, fold.batch.lines) == ([], [])
+
+
+async def test_a_shadow_keeps_nothing_of_a_batch_that_it_has_compared() -> None:
+    production, both = new_fold(), Shadow(new_fold().shard)
+    for record, data, records, _ in journal_of(200, 500):
+        await both.judge(record, records, production.replay_batch(record, data, records), production)
+    assert both.fold is not None
+    assert both.production.totals == both.shadowed.totals != {}
+    for fold in (production, both.fold):
+        assert vars(fold.batch) == vars(Batch())
 
 
 def replayed(changed: OrderRecord | None = None, inputs: list[Record] | None = None) -> None:

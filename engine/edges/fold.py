@@ -143,8 +143,7 @@ class Fold:
 
     def close_batch(self, *, delivery: str, engine: str, checked: Checked | None = None) -> tuple[bytes, Batch]:
         """Return the order record of the open batch, which begins anew, and move the position past it."""
-        batch, self.batch = self.batch, Batch()
-        position = self.position
+        batch, position = self.take_batch(), self.position
         record = OrderRecord(
             batch=position.batch + 1,
             runs=runs_of(batch.places),
@@ -161,13 +160,18 @@ class Fold:
         batch.runs = record.runs
         return data, batch
 
+    def take_batch(self) -> Batch:
+        """Return the open batch, which begins anew."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
     def replay_batch(self, record: OrderRecord, data: bytes, records: Sequence[Record]) -> list[Line]:
         """Apply the batch of an order record; raises InvariantError where clock, seq or outputs come out differently.
 
         ``check_link`` must have passed.
         """
         lines = self.apply(records)
-        self.batch = Batch()
+        self.take_batch()
         name = f"batch {record.batch}"
         clock, seq, found = self.shard.clock, self.shard.seq, outputs_hash(line.value for line in lines)
         check(clock == record.clock, f"{name}: clock {clock}, the journal says {record.clock}")

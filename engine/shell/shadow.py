@@ -89,8 +89,7 @@ class Shadow:
         if self.fold is None:
             self.fold = Fold(self.candidate, Position(), logical=fold.logical)
         touched = self.production.take(lines) | self.shadowed.take(self.fold.apply(records))
-        self.fold.batch.places.clear()
-        self.fold.batch.lines.clear()
+        self.fold.take_batch()
         for account in touched:
             if account not in self.parted and self.of(self.production, account) != self.of(self.shadowed, account):
                 self.parted[account] = {"batch": record.batch, "ts": record.clock}
