@@ -70,6 +70,12 @@ def try_scaled(number: Number, decimals: int) -> int | None:
     return None if rest else quotient
 
 
+def try_units(text: str) -> int | None:
+    """Return a plain decimal in units, or None if it is anything else or has surplus digits."""
+    number = try_number(text)
+    return None if number is None else try_scaled(number, UNIT_DECIMALS)
+
+
 def scaled_half_even(number: Number, decimals: int) -> int:
     """Return ``number`` x 10**decimals rounded half to even (marks and asset prices only)."""
     mantissa, places = number

@@ -17,10 +17,11 @@ from engine.core.shard import Shard
 from engine.edges.codec import load_json
 from engine.edges.fold import Fold, Line
 from engine.edges.journal import OrderRecord, Position
+from engine.edges.metrics.outputs import units_of
 from engine.shell.follower import Follower, Origin
 from engine.shell.kafka import Kafka
 from engine.shell.topics import check_topics
-from engine.units import UNIT_DECIMALS, format_units, scaled_half_even, try_number
+from engine.units import format_units
 
 # What happens to an account, as the events name it. The rest (orders, fund) follows from these.
 TREATMENTS = (
@@ -58,9 +59,9 @@ class Side:
             self.totals[name] += 1
             touched.add(account)
             if kind == "liquidation_ended":
-                self.closed_units += units(body["closed_notional"])
+                self.closed_units += units_of(body["closed_notional"])
             if kind == "bad_debt":
-                self.deficit_units[body["asset"]] += units(body["deficit"])
+                self.deficit_units[body["asset"]] += units_of(body["deficit"])
         return touched
 
     def document(self) -> dict[str, Any]:
@@ -118,12 +119,6 @@ class Shadow:
                 for account in sorted(self.parted)
             ],
         }
-
-
-def units(text: str) -> int:
-    """Return an amount of an output in units."""
-    number = try_number(text)
-    return 0 if number is None else scaled_half_even(number, UNIT_DECIMALS)
 
 
 def shadow(kafka: Kafka, origin: Origin, candidate: Shard) -> dict[str, Any]:

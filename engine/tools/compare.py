@@ -19,7 +19,7 @@ from engine.tools.replay import RUN_FILE
 from engine.tools.verify import SUMMARY, Record, read_records, read_summary
 from engine.tools.verify_rules import Body
 from engine.tools.verify_trail import FILES
-from engine.units import UNIT_DECIMALS, format_units, try_number, try_scaled
+from engine.units import format_units, try_units
 
 # Figures of the summary that are one count; those by asset or reason follow one by one.
 COUNTS = ("accepted", "duplicates", "ignored", "fills", "orders", "liquidations", "adl")
@@ -221,8 +221,7 @@ def costs(a: Liquidated, b: Liquidated) -> dict[str, Any]:
 
 def units_of(text: str) -> int:
     """Return an amount of an output in units."""
-    number = try_number(text)
-    units = None if number is None else try_scaled(number, UNIT_DECIMALS)
+    units = try_units(text)
     if units is None:
         raise InputError(f"{text!r}: not an amount")
     return units

@@ -8,7 +8,7 @@ from typing import Any
 from engine.core.events import Output
 from engine.edges.metrics.catalogue import Catalogue
 from engine.errors import check
-from engine.units import UNIT_DECIMALS, try_number, try_scaled
+from engine.units import try_units
 
 Body = dict[str, Any]
 # bad_debt's field -> the label of who paid
@@ -22,8 +22,7 @@ PAID_BY = {
 
 def units_of(text: str) -> int:
     """Return an amount of an output in units."""
-    number = try_number(text)
-    units = try_scaled(number, UNIT_DECIMALS) if number is not None else None
+    units = try_units(text)
     check(units is not None, f"{text!r} of an output is no amount")
     return units or 0
 
