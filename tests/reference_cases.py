@@ -1,4 +1,4 @@
-"""Short ways to write the risk and book dicts of the oracle's tests, and a strategy for small random ones."""
+"""Short ways to write the risk, book and event dicts of the oracle's tests, and a strategy for small random ones."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def book_of(balances, positions, marks, **fields):
 
 def long_of(qty, entry, symbol="BTC", **fields):
     return {"symbol": symbol, "qty": qty, "entry_price": entry, **fields}
+
+
+def fill(number, side, qty, price, **fields):
+    """A fill of account ``a`` in BTC unless told."""
+    event = {"type": "fill", "ts": 1, "fill_id": str(number), "account": "a", "symbol": "BTC", "side": side}
+    return {**event, "qty": qty, "price": price, **fields}
+
+
+def transfer(number, amount, **fields):
+    """A transfer of dollars to account ``a`` unless told."""
+    event = {"type": "transfer", "ts": 1, "transfer_id": str(number), "account": "a", "asset": "USD", "amount": amount}
+    return {**event, **fields}
 
 
 def only_row(book, risk):

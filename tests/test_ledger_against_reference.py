@@ -29,7 +29,7 @@ from engine.edges.digest import state_document, state_hash
 from engine.tools.statements import margin_document
 from tests.reference import figures_of, margin_rows
 from tests.reference_book import read_holdings
-from tests.reference_cases import INVERSE, perpetual, risk_of
+from tests.reference_cases import INVERSE, fill, perpetual, risk_of, transfer
 from tests.reference_ledger import ReferenceLedger
 from tests.reference_numbers import UNIT, decimal, show
 from tests.reference_terms import read_market
@@ -289,16 +289,6 @@ def plain_run(folder: Path, *events: Document) -> Run:
     for event in (*PLAIN_PRICES, *events):
         run.step(event)
     return run
-
-
-def transfer(number: int, amount: str, **fields: str) -> Document:
-    event = {"type": "transfer", "ts": 1, "transfer_id": str(number), "account": "a", "asset": "USD", "amount": amount}
-    return {**event, **fields}
-
-
-def fill(number: int, side: str, qty: str, price: str, **fields: Any) -> Document:
-    event = {"type": "fill", "ts": 1, "fill_id": str(number), "account": "a", "symbol": "BTC", "side": side}
-    return {**event, "qty": qty, "price": price, **fields}
 
 
 def test_bucket_paid_in_ahead_of_its_first_fill_keeps_its_margin(tmp_path):

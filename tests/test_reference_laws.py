@@ -17,6 +17,7 @@ from tests.reference import brute_force_liquidation_price, margin_rows
 from tests.reference_cases import INVERSE, book_of, long_of, only_row, perpetual, risk_of, small_books
 from tests.reference_ledger import ReferenceLedger
 from tests.reference_numbers import decimal, show
+from tests.strategies import amounts
 
 TIERS = [("0", "0.004", "125"), ("50000", "0.005", "100"), ("250000", "0.01", "50"), ("1000000", "0.05", "10")]
 # One of each kind: whole units, fractions of units (multiplier), coins, a bucket, a hedge.
@@ -109,11 +110,6 @@ def test_rows_add_up(case):
         parts = [decimal(position[field]) * price for position in row["positions"]]
         # Each part is carried into the valuation currency up, by less than a unit.
         assert 0 <= decimal(row[field]) - sum(parts) < Fraction(len(parts), 10**8)
-
-
-def amounts(low, high, decimals):
-    """Decimal strings from ``low`` to ``high`` in steps of 10**-decimals."""
-    return st.integers(low, high).map(lambda steps: show(Fraction(steps, 10**decimals)))
 
 
 @st.composite

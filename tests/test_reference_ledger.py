@@ -5,22 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.reference import margin_rows
-from tests.reference_cases import INVERSE, book_of, long_of, perpetual, risk_of
+from tests.reference_cases import INVERSE, book_of, fill, long_of, perpetual, risk_of, transfer
 from tests.reference_ledger import ReferenceLedger
 
 RISK = risk_of({"BTC": perpetual(), "XBT": INVERSE, "MINI": perpetual(multiplier="0.0001")}, {"BTC": {}})
-
-
-def fill(number, side, qty, price, **fields):
-    """A fill of account ``a`` in BTC unless told."""
-    event = {"type": "fill", "ts": 1, "fill_id": str(number), "account": "a", "symbol": "BTC", "side": side}
-    return {**event, "qty": qty, "price": price, **fields}
-
-
-def transfer(number, amount, **fields):
-    """A transfer of dollars to account ``a`` unless told."""
-    event = {"type": "transfer", "ts": 1, "transfer_id": str(number), "account": "a", "asset": "USD", "amount": amount}
-    return {**event, **fields}
 
 
 def after(*events, risk=RISK, book=None):

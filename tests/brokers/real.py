@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-import pytest
-
 from engine.tools.kafka_broker import Broker, KafkaMissingError, bring_jars, java_command
+from tests import outside
 
 OVERRIDE = "KAFKA_BOOTSTRAP_SERVERS"
 NOT_RUN = "no real Kafka"
@@ -68,8 +67,5 @@ def need_kafka() -> None:
 
 
 def do_without(reason: str) -> NoReturn:
-    """Fail under CI, where a skipped proof would go unseen; else skip, saying what is missing and what would help."""
-    text = f"{NOT_RUN}: {reason}; or name a running one in {OVERRIDE}"
-    if os.environ.get("CI"):
-        pytest.fail(text, pytrace=False)
-    pytest.skip(text)
+    """Fail under CI, else skip, saying what is missing and what would help."""
+    outside.do_without(f"{NOT_RUN}: {reason}; or name a running one in {OVERRIDE}")
