@@ -133,7 +133,7 @@ class IndexC(Indexed):
             raise ValueError(f"the index in C knows one asset, the tables have {view.balances.shape[1]}")
         super().__init__(view, found)
         counts = {"positions_count": len(view.positions), "symbols_count": len(view.symbols)}
-        self.arrays = IndexArrays(**pointers(view._asdict(), IndexArrays.arrays), **counts)
+        self.arrays = IndexArrays(**pointers(view.arrays(), IndexArrays.arrays), **counts)
         self.address = ctypes.byref(self.arrays)
         self.count = ctypes.c_int64()
         self.results = self.touched.ctypes.data, ctypes.addressof(self.count)

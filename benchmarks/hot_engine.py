@@ -124,7 +124,7 @@ class Indexed(Way):
 
     def bytes_held(self) -> int:
         """Return how many bytes it holds, room for growth included."""
-        return sum(array.nbytes for array in self.view)
+        return sum(array.nbytes for array in self.view.arrays().values())
 
 
 class Index(Indexed):

@@ -143,7 +143,7 @@ def test_finding_sets_no_key_and_setting_keys_leaves_nobody_stale(market, index)
 
 def in_c_beside(index: Index, library: Any) -> IndexC:
     """The index in C on tables of its own, equal to those of an index."""
-    view = Tables._make(array.copy(order="K") for array in index.view)
+    view = Tables(**{name: array.copy(order="K") for name, array in index.view.arrays().items()})
     return IndexC(view, index.touched.copy(), library)
 
 
@@ -247,7 +247,7 @@ def test_following_in_c_leaves_a_vast_price_to_exact_sums_where_the_engine_does(
 
 
 def test_the_index_in_c_refuses_tables_of_several_assets(index, with_c):
-    view = index.view._replace(balances=np.zeros((301, 2), dtype=np.int64))
+    view = index.view.replaced(balances=np.zeros((301, 2), dtype=np.int64))
     with pytest.raises(ValueError, match="knows one asset, the tables have 2"):
         IndexC(view, index.touched, with_c)
 

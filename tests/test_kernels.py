@@ -855,7 +855,7 @@ def edge_book(size: int, cost: int, wallet: int) -> Book:
 def remembered(book: Book) -> list[Any]:
     """Return all that a refused price may not have changed: the tables, keys shared out, and the prices told."""
     triggers.share_stale(book.tables.view)
-    tables = [part.tobytes() for part in book.tables.view]
+    tables = [part.tobytes() for part in book.tables.view.arrays().values()]
     return [*tables, *map(replace, [*book.marks, *book.asset_prices])]
 
 

@@ -101,7 +101,7 @@ EXCEPTED = {
     (Shard, "planner"),
     (Shard, "outputs"),
     *((Book, name) for name in ("scratch", "standings", "_marks", "_marks_are_behind")),
-    *((TableStore, name) for name in Tables._fields if name not in ("tiers", "weights")),
+    *((TableStore, name) for name in Tables.__slots__ if name not in ("tiers", "weights")),
     *((TableStore, name) for name in ("view", "found_rows", "used")),
 }
 
@@ -167,7 +167,7 @@ def said_by_tables(book: Book) -> dict[str, Any]:
             tables.positions[fields_said][book.holder_ids(symbol)].tolist() for symbol in range(len(book.instruments))
         ],
         "standings": [book.standing(row) for row in range(count)],
-        "seen by kernels": [part is getattr(tables, name) for name, part in tables.view._asdict().items()],
+        "seen by kernels": [part is getattr(tables, name) for name, part in tables.view.arrays().items()],
     }
 
 

@@ -116,7 +116,7 @@ class Round:
         for table, prices in ((symbols, self.marks), (assets, self.asset_prices)):
             known = np.flatnonzero(prices)
             table[known, PRICE] = prices[known]
-        return tables._replace(symbols=symbols, assets=assets)
+        return tables.replaced(symbols=symbols, assets=assets)
 
 
 class Survey:

@@ -51,13 +51,12 @@ _ROOM = 16
 
 
 class TableStore:
-    """The tables of one book. ``view`` is what kernels take; it is another tuple whenever an array was made anew."""
+    """The tables of one book. ``view`` is what kernels take; it is another one whenever an array was made anew."""
 
     def __init__(self) -> None:
         self.positions: Array = np.zeros(0, dtype=POSITION)
         self.rows: Array = np.zeros((0, ROW_COLUMNS), dtype=np.int32)
         self.balances: Array = np.zeros((0, 0), dtype=np.int64)
-        # Never empty: numba takes an empty table for one that lies the other way, and would compile all kernels again.
         self.holders: Array = np.zeros(_ROOM, dtype=np.int32)
         self.keys: Array = np.full((2, _ROOM), NEVER, dtype=np.float32, order="F")
         self.symbols: Array = np.zeros((0, SYMBOL_COLUMNS), dtype=np.int64)
@@ -74,7 +73,7 @@ class TableStore:
         self.view = self._view()
 
     def _view(self) -> Tables:
-        return Tables(*(getattr(self, name) for name in Tables._fields))
+        return Tables(**{name: getattr(self, name) for name in Tables.__slots__})
 
     # Rows.
 

@@ -97,7 +97,7 @@ OTHERS: dict[type, set[str]] = {
     Book: {"accounts", "buckets", "tables"}
     | {"symbol_index", "specs", "tiers", "settle", "asset_index", "weights", "row_index"}
     | {"standings", "scratch", "is_scanned", "is_verified", "waiting", "_marks", "_marks_are_behind"},
-    TableStore: {*Tables._fields, "used", "view", "found_rows"},
+    TableStore: {*Tables.__slots__, "used", "view", "found_rows"},
     SeenIds: {"limit", "current", "previous"},
 }
 

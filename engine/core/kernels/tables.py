@@ -1,4 +1,4 @@
-"""What the kernels see of a book: one tuple of arrays, whose growth is ``core/tables.py``'s business.
+"""What the kernels see of a book: its arrays, whose growth is ``core/tables.py``'s business.
 
 Nothing that a price can change is stored. A position is its size and its cost, a row the head of the list of its
 positions and a line of balances; equity and margin are computed from them when somebody asks (``rows.py``). So a tick
@@ -8,10 +8,11 @@ are for (``triggers.py``).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
+from numba import from_dtype, types
+
+from engine.core.kernels.handle import Handle, HandleType
 
 # One open position, 32 bytes. Those of a row are a list, by symbol name then leg: ``next`` is the id of the next one,
 # or NONE. ``slot`` is its place among the holders of its symbol.
@@ -67,8 +68,8 @@ BELOW, CALL_PPM, REARM_PPM, FREE, STALE_COUNT = 0, 1, 2, 3, 4
 SETTINGS_COLUMNS = 5
 
 
-class Tables(NamedTuple):
-    """The arrays of one book; names beside a shape index it. Few, for each costs a call of a kernel something.
+class Tables(Handle):
+    """The arrays of one book; names beside a shape index it.
 
     positions  POSITION[id]
     rows       int32[row, 4]
@@ -94,3 +95,21 @@ class Tables(NamedTuple):
     weights: npt.NDArray[np.int64]
     settings: npt.NDArray[np.int64]
     stale: npt.NDArray[np.int32]
+
+    __slots__ = tuple(__annotations__)
+    _numba_type_ = HandleType(
+        "Tables",
+        {
+            "positions": types.Array(from_dtype(POSITION), 1, "C"),
+            "rows": types.Array(types.int32, 2, "C"),
+            "balances": types.Array(types.int64, 2, "C"),
+            "holders": types.Array(types.int32, 1, "C"),
+            "keys": types.Array(types.float32, 2, "F"),
+            "symbols": types.Array(types.int64, 2, "C"),
+            "assets": types.Array(types.int64, 2, "C"),
+            "tiers": types.Array(types.int64, 2, "C"),
+            "weights": types.Array(types.int64, 2, "C"),
+            "settings": types.Array(types.int64, 1, "C"),
+            "stale": types.Array(types.int32, 1, "C"),
+        },
+    )

@@ -134,7 +134,7 @@ def fallen(book: Book, fall_ppm: int) -> Tables:
     symbols, assets = view.symbols.copy(), view.assets.copy()
     symbols[:, PRICE] = lowered(symbols[:, PRICE], fall_ppm)
     assets[coins, PRICE] = lowered(assets[coins, PRICE], fall_ppm)
-    return view._replace(symbols=symbols, assets=assets)
+    return view.replaced(symbols=symbols, assets=assets)
 
 
 def lowered(prices: npt.NDArray[np.int64], fall_ppm: int) -> npt.NDArray[np.int64]:
