@@ -19,8 +19,8 @@ from benchmarks.hot_engine import Index
 from benchmarks.hot_market import make_market
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import is_liquidatable
-from engine.core.kernels.rows import mark_stale, put_balance, put_position, row_standing
-from engine.core.kernels.tables import BASE, CALLED, COUNT, FLAGS, FREE, NONE, PRICE
+from engine.core.kernels.rows import FULL, held_at, mark_stale, put_balance, put_position, row_standing
+from engine.core.kernels.tables import BASE, CALLED, COUNT, FLAGS, PRICE
 from engine.core.kernels.triggers import all_holders_into, concerned_rows_into, share_stale
 
 TICKS = 100_000_000
@@ -111,8 +111,7 @@ def pay_funding(t: Any, state: Any, symbol: Any, tallies: Any) -> Any:
     rate = next_random(state) % 201 - 100
     segment = t.symbols[symbol]
     for slot in range(segment[COUNT]):
-        position = t.positions[t.holders[segment[BASE] + slot]]
-        row = np.int64(position.row)
+        row, position = np.int64(t.holders[segment[BASE] + slot]), t.positions[held_at(t, symbol, slot)]
         payment = position.size * segment[PRICE] // 1_000_000 * rate
         put_balance(t, row, 0, t.balances[row, 0] - payment)
         tallies[PAYMENTS] += 1
@@ -123,17 +122,18 @@ def trade(t: Any, state: Any, symbol: Any, tallies: Any) -> Any:
     """Change, close or turn a holder's position at the mark, or open one for a row that has none."""
     segment = t.symbols[symbol]
     price = segment[PRICE]
-    if segment[COUNT] == 0 or (next_random(state) % 4 == 0 and t.settings[FREE] != NONE):
+    if segment[COUNT] == 0 or next_random(state) % 4 == 0:
         row = 1 + next_random(state) % (t.rows.shape[0] - 1)
         size = (next_random(state) % 2_000_001 - 1_000_000) * 100
         for slot in range(segment[COUNT]):
-            if t.positions[t.holders[segment[BASE] + slot]].row == row:
+            if t.holders[segment[BASE] + slot] == row:
                 return
-        if size != 0:
-            put_position(t, row, symbol, 0, size, -size * price)
+        if size != 0 and put_position(t, row, symbol, 0, size, -size * price) == FULL:
+            return
     else:
-        position = t.positions[t.holders[segment[BASE] + next_random(state) % segment[COUNT]]]
-        row, held, cost = np.int64(position.row), position.size, position.cost
+        slot = next_random(state) % segment[COUNT]
+        row, position = np.int64(t.holders[segment[BASE] + slot]), t.positions[held_at(t, symbol, slot)]
+        held, cost = position.size, position.cost
         part = next_random(state) % 4
         # Closed, halved, turned or doubled: what is closed is realised.
         size = np.int64(0) if part == 0 else held // 2 if part == 1 else -held if part == 2 else 2 * held
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     assert len(tables.rows) == rows
     state = np.array([options.seed * 2 + 1], dtype=np.uint64)
     first_marks, tallies = market.marks.copy(), np.zeros(6, dtype=np.int64)
-    by_index, by_looking = np.zeros(4 * rows, dtype=np.int64), np.zeros(4 * rows, dtype=np.int64)
+    by_index, by_looking = np.zeros((2, rows), dtype=np.int32)
     seen, started_s, done = np.zeros(rows, dtype=np.int64), time.perf_counter(), 0
     while done < options.ticks:
         stretch = min(STRETCH, options.ticks - done)

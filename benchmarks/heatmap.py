@@ -25,6 +25,7 @@ from engine.core.kernels.compile import kernel
 from engine.core.kernels.heatmap import COMMON, LIMB_BITS, LONG_HIGH, OWN, SHORT_HIGH
 from engine.core.kernels.margin import is_liquidatable
 from engine.core.kernels.rows import row_standing
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.tables import BELOW, HEAD, NONE, PRICE
 from engine.core.ladders import SurveyOptions, betas_of, ladders_of
 from engine.core.shard import Shard
@@ -56,7 +57,7 @@ def brute_force(t: Any, marks: Any, first: Any, end: Any, rows: Any, sizes: Any)
                     rows[symbol, edge] += 1
                     _add(t, id_, sizes[OWN, symbol, edge])
             t.symbols[symbol, PRICE] = marks[OWN, symbol, middle]
-            id_ = t.positions[id_].next
+            id_ = next_position(t, id_)
     for edge in range(edges):
         for symbol in range(symbols):
             t.symbols[symbol, PRICE] = marks[COMMON, symbol, edge]
@@ -67,7 +68,7 @@ def brute_force(t: Any, marks: Any, first: Any, end: Any, rows: Any, sizes: Any)
                 id_ = t.rows[row, HEAD]
                 while id_ != NONE:
                     _add(t, id_, sizes[COMMON, t.positions[id_].symbol, edge])
-                    id_ = t.positions[id_].next
+                    id_ = next_position(t, id_)
     for symbol in range(symbols):
         t.symbols[symbol, PRICE] = marks[OWN, symbol, middle]
 

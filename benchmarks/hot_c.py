@@ -20,6 +20,7 @@ from benchmarks.hot_market import Int64Array, Market
 from benchmarks.hot_ways import CALL_PPM, Full, Kept
 from engine.core.kernels import follow, margin, segments, tables, triggers
 from engine.core.kernels.tables import PRICE, Tables
+from engine.core.tables import Array
 
 SOURCES = "hot_ways.c", "hot_index.c"
 # Keys are to be the same to the last bit, so no product and sum may be made one; no result depends on errno.
@@ -119,7 +120,7 @@ class IndexArrays(ctypes.Structure):
     """``struct tables`` of hot_index.c."""
 
     arrays = "positions", "rows", "balances", "holders", "keys", "symbols", "assets", "tiers", "settings", "stale"
-    counts = "positions_count", "symbols_count"
+    counts = ("symbols_count",)
     _fields_ = (*((name, ctypes.c_void_p) for name in arrays), *((name, ctypes.c_int64) for name in counts))
 
 
@@ -128,11 +129,11 @@ class IndexC(Indexed):
 
     label = "trigger index, C"
 
-    def __init__(self, view: Tables, found: Int64Array, library: ctypes.CDLL) -> None:
+    def __init__(self, view: Tables, found: Array, library: ctypes.CDLL) -> None:
         if view.balances.shape[1] != 1:
             raise ValueError(f"the index in C knows one asset, the tables have {view.balances.shape[1]}")
         super().__init__(view, found)
-        counts = {"positions_count": len(view.positions), "symbols_count": len(view.symbols)}
+        counts = {"symbols_count": len(view.symbols)}
         self.arrays = IndexArrays(**pointers(view.arrays(), IndexArrays.arrays), **counts)
         self.address = ctypes.byref(self.arrays)
         self.count = ctypes.c_int64()

@@ -27,6 +27,7 @@ from engine.core.kernels.tables import (
 from engine.core.kernels.triggers import concerned_rows_into, share_stale
 from engine.core.params import Asset, Instrument, Policy, Risk, Tier
 from engine.core.shard import Shard
+from engine.core.tables import Array
 from engine.units import INT64_MAX, UNIT
 
 
@@ -77,9 +78,9 @@ def instrument_of(market: Market, index: int) -> Instrument:
 class Indexed(Way):
     """A trigger index over tables of the engine's form; the first row is the fund's."""
 
-    touched: Int64Array
+    touched: Array
 
-    def __init__(self, view: Tables, found: Int64Array) -> None:
+    def __init__(self, view: Tables, found: Array) -> None:
         self.view = view
         self.touched = found
 
@@ -105,7 +106,7 @@ class Indexed(Way):
 
     def rows(self, count: int) -> Int64Array:
         """Return the rows that were found, rising, each once."""
-        return np.unique(self.touched[:count]) - 1
+        return np.unique(self.touched[:count]).astype(np.int64) - 1
 
     def deposit(self, rows: Int64Array, amounts: Int64Array) -> None:
         """Add to the wallets of rows."""
@@ -124,7 +125,7 @@ class Indexed(Way):
 
     def bytes_held(self) -> int:
         """Return how many bytes it holds, room for growth included."""
-        return sum(array.nbytes for array in self.view.arrays().values())
+        return self.touched.nbytes + sum(array.nbytes for array in self.view.arrays().values())
 
 
 class Index(Indexed):

@@ -25,9 +25,9 @@
 
 struct position {
     int64_t size, cost;
-    int32_t row, next, slot;
+    int32_t slot;
     int16_t symbol;
-    int8_t leg;
+    int8_t leg, is_last;
 };
 _Static_assert(sizeof(struct position) == POSITION_BYTES, "a position is laid out as the engine's");
 
@@ -43,7 +43,7 @@ struct tables {
     int64_t *tiers; /* [tier][TIER_COLUMNS] */
     int64_t *settings;
     int32_t *stale;
-    int64_t positions_count, symbols_count;
+    int64_t symbols_count;
 };
 
 struct values {
@@ -149,6 +149,8 @@ static int64_t next_crossed(const struct tables *t, int side, int64_t base, int6
 
 /* Rows: what they are worth, exactly. */
 
+static inline int64_t next_position(const struct tables *t, int64_t id) { return t->positions[id].is_last ? NONE : id + 1; }
+
 static inline int64_t *symbol_of(const struct tables *t, int64_t symbol) { return &t->symbols[symbol * SYMBOL_COLUMNS]; }
 
 static inline int64_t *tier_at(const struct tables *t, int64_t tier) { return &t->tiers[tier * TIER_COLUMNS]; }
@@ -201,7 +203,7 @@ static inline int needs_look(const struct tables *t, int64_t row)
     if (entry[FLAGS] & WATCHED)
         return 1;
     int64_t equity = t->balances[row], maintenance = 0;
-    for (int32_t id = entry[HEAD]; id != NONE; id = t->positions[id].next) {
+    for (int64_t id = entry[HEAD]; id != NONE; id = next_position(t, id)) {
         struct values values = values_of(t, &t->positions[id]);
         equity += values.pnl;
         maintenance += min(values.margin, INT64_MAX - maintenance);
@@ -290,7 +292,7 @@ static inline void put_keys(const struct tables *t, const struct position *posit
 
 static void put_all_keys(const struct tables *t, int64_t row, float falling)
 {
-    for (int32_t id = t->rows[row * ROW_COLUMNS + HEAD]; id != NONE; id = t->positions[id].next)
+    for (int64_t id = t->rows[row * ROW_COLUMNS + HEAD]; id != NONE; id = next_position(t, id))
         put_keys(t, &t->positions[id], falling, NEVER);
 }
 
@@ -341,7 +343,7 @@ static void share_row(const struct tables *t, int64_t row)
     double per_rearm = t->settings[REARM_PPM] > 0 ? 1e6 / (double)t->settings[REARM_PPM] : 0.0;
     int64_t equity = t->balances[row], maintenance = 0;
     double claims = 0.0, added_up = fabs((double)equity), roundings = 4.0;
-    for (int32_t id = entry[HEAD]; id != NONE; id = t->positions[id].next) {
+    for (int64_t id = entry[HEAD]; id != NONE; id = next_position(t, id)) {
         const struct position *position = &t->positions[id];
         struct values values = values_of(t, position);
         equity += values.pnl;
@@ -363,7 +365,7 @@ static void share_row(const struct tables *t, int64_t row)
         return;
     }
     struct shares shares = {slack / claims, is_called ? excess / claims : -1.0, per_margin, per_rearm};
-    for (int32_t id = entry[HEAD]; id != NONE; id = t->positions[id].next)
+    for (int64_t id = entry[HEAD]; id != NONE; id = next_position(t, id))
         share_position(t, &t->positions[id], shares);
 }
 
@@ -380,12 +382,12 @@ static inline void fetch_positions(const struct tables *t, int64_t row)
     int64_t head = t->rows[row * ROW_COLUMNS + HEAD];
     if (head != NONE)
         for (int64_t line = 0; line < LINES; line++)
-            __builtin_prefetch(&t->positions[min(head + 2 * line, t->positions_count - 1)], 1);
+            __builtin_prefetch((const char *)&t->positions[head] + line * LINE_BYTES, 1);
 }
 
 static inline void fetch_keys(const struct tables *t, int64_t row)
 {
-    for (int32_t id = t->rows[row * ROW_COLUMNS + HEAD]; id != NONE; id = t->positions[id].next) {
+    for (int64_t id = t->rows[row * ROW_COLUMNS + HEAD]; id != NONE; id = next_position(t, id)) {
         const int64_t *symbol = symbol_of(t, t->positions[id].symbol);
         int64_t slot = t->positions[id].slot;
         __builtin_prefetch(key_of(t, FALLING, symbol[BASE] + slot), 1);
@@ -415,19 +417,21 @@ int64_t share_stale(const struct tables *t)
     return count;
 }
 
-static int64_t crossed_into(const struct tables *t, const int64_t *symbol, int64_t *found_slots)
+static int64_t crossed_into(const struct tables *t, const int64_t *symbol, int32_t *found_slots)
 {
     int64_t base = symbol[BASE], capacity = symbol[CAPACITY], count = 0;
+    double falling = price_key(FALLING, symbol[PRICE]);
     for (int side = FALLING; side <= RISING; side++) {
         double price = price_key(side, symbol[PRICE]);
         for (int64_t slot = next_crossed(t, side, base, capacity, 0, price); slot >= 0;
              slot = next_crossed(t, side, base, capacity, slot + 1, price))
-            found_slots[count++] = slot;
+            if (side == FALLING || *key_of(t, FALLING, base + slot) < falling)
+                found_slots[count++] = (int32_t)slot;
     }
     return count;
 }
 
-static int64_t look_at(const struct tables *t, int64_t *rows, int64_t count)
+static int64_t look_at(const struct tables *t, int32_t *rows, int64_t count)
 {
     int64_t found = 0;
     for (int64_t first = 0; first < count; first += TOGETHER) {
@@ -440,28 +444,21 @@ static int64_t look_at(const struct tables *t, int64_t *rows, int64_t count)
             int64_t row = rows[index];
             mark_stale(t, row);
             if (needs_look(t, row))
-                rows[found++] = row;
+                rows[found++] = (int32_t)row;
         }
     }
     return found;
 }
 
 /* Write the holders of a symbol that need a look at its mark; return how many. */
-int64_t concerned_rows(const struct tables *t, int64_t symbol_index, int64_t *found_rows)
+int64_t concerned_rows(const struct tables *t, int64_t symbol_index, int32_t *found_rows)
 {
     const int64_t *symbol = symbol_of(t, symbol_index);
     if (symbol[COUNT] == 0)
         return 0;
     int64_t count = crossed_into(t, symbol, found_rows);
-    for (int64_t first = 0; first < count; first += TOGETHER) {
-        int64_t end = min(first + TOGETHER, count);
-        for (int64_t index = first; index < end; index++) {
-            found_rows[index] = t->holders[symbol[BASE] + found_rows[index]];
-            __builtin_prefetch(&t->positions[found_rows[index]], 1);
-        }
-        for (int64_t index = first; index < end; index++)
-            found_rows[index] = t->positions[found_rows[index]].row;
-    }
+    for (int64_t index = 0; index < count; index++)
+        found_rows[index] = t->holders[symbol[BASE] + found_rows[index]];
     return look_at(t, found_rows, count);
 }
 
@@ -510,7 +507,7 @@ static double worth_bound(const struct tables *t)
  * the last one found.
  */
 int64_t follow_marks(const struct tables *t, const int64_t *marks, int64_t begin, int64_t end, int64_t *stream,
-                     int64_t *found_rows, int64_t *found)
+                     int32_t *found_rows, int64_t *found)
 {
     *found = 0;
     share_stale(t);

@@ -586,7 +586,7 @@ class World:
 
     def holders(self, symbol: int) -> list[int]:
         """Return the rows of a symbol's positions, slot by slot."""
-        owners: list[int] = self.book.tables.positions["row"][self.book.holder_ids(symbol)].tolist()
+        owners: list[int] = self.book.holder_rows(symbol).tolist()
         assert sorted(owners) == sorted(row for row, held, _ in self.held if held == symbol)
         return owners
 
@@ -601,7 +601,7 @@ def worlds(name: str, count: int = 25) -> Iterator[World]:
 
 def found_by(kernel: Any, world: World, *given: int, room: int) -> list[int]:
     """Return the rows that a kernel writes to an array with just so much room."""
-    written = np.full(room, -1, dtype=np.int64)
+    written = np.full(room, -1, dtype=np.int32)
     found = kernel(world.book.tables.view, *given, written)
     return [int(row) for row in written[:found]]
 
@@ -662,7 +662,7 @@ def test_marks_find_the_holders_in_need_and_nobody_else():
             expected = [row for row in holders if world.needs_a_look(row)]
             all_found = found_by(triggers.all_holders_into, world, symbol, room=len(holders))
             assert all_found == expected, world.seed
-            found = found_by(triggers.concerned_rows_into, world, symbol, room=2 * len(holders))
+            found = found_by(triggers.concerned_rows_into, world, symbol, room=len(holders))
             assert set(found) == set(expected), world.seed
             stale = set(world.book.tables.stale[: world.book.tables.settings[STALE_COUNT]].tolist())
             counted["in need"] += len(expected)
@@ -685,7 +685,7 @@ def test_asset_prices_find_the_owners_in_need_and_nobody_without_a_stake():
             all_found = found_by(triggers.all_owners_into, world, asset, count, room=len(owners))
             assert all_found == [row for row in owners if world.needs_a_look(row)], world.seed
             expected = {row for row in {*owners, *settled} if world.needs_a_look(row)}
-            found = found_by(triggers.concerned_by_asset_into, world, asset, room=2 * count)
+            found = found_by(triggers.concerned_by_asset_into, world, asset, room=count)
             assert set(found) == expected, world.seed
             stale = set(world.book.tables.stale[: world.book.tables.settings[STALE_COUNT]].tolist())
             counted["in need"] += len(expected)
@@ -970,8 +970,10 @@ def test_opposites_are_the_healthy_on_the_other_side_but_the_fund():
                 equity, maintenance, _ = world.standing(row)
                 is_other = (world.held[row, symbol, leg][0] < 0) == is_long
                 if is_other and world.is_judged(row) and equity > maintenance:
-                    expected.append(id_)
-            assert found_by(waves.opposites_into, world, symbol, is_long, room=len(ids)) == expected, world.seed
+                    expected.append([row, id_])
+            found = np.full((2, len(ids)), -1, dtype=np.int64)
+            count = waves.opposites_into(world.book.tables.view, symbol, is_long, *found)
+            assert found[:, :count].T.tolist() == expected, world.seed
             counted["taken"] += len(expected)
             counted["left"] += len(ids) - len(expected)
     assert min(counted.values()) > 200, counted

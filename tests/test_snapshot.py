@@ -37,11 +37,8 @@ from engine.core.kernels.tables import (
     CAPACITY,
     COST_MAX,
     FLAGS,
-    FREE,
     HEAD,
     IS_BEHIND,
-    NONE,
-    POSITION,
     PRICE,
     RANK,
     SIZE_MAX,
@@ -151,21 +148,19 @@ def said_by_tables(book: Book) -> dict[str, Any]:
     tables, count = book.tables, len(book.accounts)
     rows = np.delete(tables.rows[:count], HEAD, axis=1)
     rows[:, FLAGS - 1] &= STANDING_FLAGS
-    fields_said = [name for name in POSITION.names or () if name != "next"]
     return {
         # Asked first: kernels put marks in force that are told to the list when somebody asks.
         "marks": book.marks,
         "symbols": np.delete(tables.symbols, [BASE, CAPACITY], axis=1),
         "assets": np.delete(tables.assets, [BASE, CAPACITY, BALANCE_MAX], axis=1),
         "assets with keys": (tables.assets[:, CAPACITY] > 0).tolist(),
-        "settings": np.delete(tables.settings, [FREE, STALE_COUNT]),
+        "settings": tables.settings[:STALE_COUNT],
         "rows": rows,
         "balances": tables.balances[:count].copy(),
         "empty rows": not tables.rows[count:].any() and not tables.balances[count:].any(),
         "positions": [book.positions_of(row) for row in range(count)],
-        "holders": [
-            tables.positions[fields_said][book.holder_ids(symbol)].tolist() for symbol in range(len(book.instruments))
-        ],
+        "holders": [book.holder_rows(symbol).tolist() for symbol in range(len(book.instruments))],
+        "held": [tables.positions[book.holder_ids(symbol)].tolist() for symbol in range(len(book.instruments))],
         "standings": [book.standing(row) for row in range(count)],
         "seen by kernels": [part is getattr(tables, name) for name, part in tables.view.arrays().items()],
     }
@@ -570,7 +565,7 @@ CHANGES: dict[str, Callable[[Shard], Any]] = {
     "a default": lambda shard: setattr(shard, "flows", dict(shard.flows)),
     "a position": lambda shard: shard.book.set_position(1, 0, 0, 1_000, -1),
     "a position's cost": lambda shard: shard.book.tables.positions["cost"].__setitem__(shard.book.holder_ids(0)[1], 7),
-    "the order of a symbol's holders": lambda shard: shard.book.holder_ids(0)[::-1].sort(),
+    "the order of a symbol's holders": lambda shard: shard.book.holder_rows(0)[::-1].sort(),
     "the order of a row's positions": lambda shard: swap_positions(shard.book, 2),
     "a balance": lambda shard: shard.book.set_wallet(2, 0, 7),
     "a balance where no row is": lambda shard: add_debris(shard.book),
@@ -595,9 +590,9 @@ CHANGES: dict[str, Callable[[Shard], Any]] = {
 def swap_positions(book: Book, row: int) -> None:
     """Have a row of two positions name the second one first."""
     first = int(book.tables.rows[row, HEAD])
-    following = book.tables.positions["next"]
-    second = int(following[first])
-    book.tables.rows[row, HEAD], following[second], following[first] = second, first, NONE
+    pair = book.tables.positions[first : first + 2]
+    pair[:] = pair[::-1].copy()
+    pair["is_last"] = 0, 1
 
 
 def add_debris(book: Book) -> None:

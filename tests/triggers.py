@@ -74,9 +74,10 @@ def unreached_places(book: Book) -> dict[int, list[Place]]:
     stakes = [set(np.flatnonzero(book.balances(asset)).tolist()) for asset in range(len(book.assets))]
     for symbol, entry in enumerate(tables.symbols[:, [*SEGMENT, PRICE]].tolist()):
         base, _, count, price = entry
-        held = tables.positions[tables.holders[base : base + count]]
-        rows = held["row"].tolist()
-        assert held["slot"].tolist() == list(range(count)), "a holder is not where its position says"
+        rows = book.holder_rows(symbol).tolist()
+        assert tables.positions["slot"][book.holder_ids(symbol)].tolist() == list(range(count)), (
+            "a holder is not where its position says"
+        )
         stakes[book.settle[symbol]].update(rows)
         falling, rising = keys[:, base : base + count]
         for slot in np.flatnonzero((falling < price) & (rising < -price)).tolist():
@@ -116,8 +117,8 @@ def safe_prices(book: Book, row: int) -> dict[Place, tuple[int, int]]:
     slots = [
         (("mark", symbol), int(tables.symbols[symbol, BASE] + position["slot"]))
         for symbol in {symbol for symbol, _ in book.positions_of(row)}
-        for position in tables.positions[book.holder_ids(symbol)]
-        if position["row"] == row
+        for owner, position in zip(book.holder_rows(symbol), tables.positions[book.holder_ids(symbol)], strict=True)
+        if owner == row
     ]
     slots += [
         (("price", asset), int(tables.assets[asset, BASE]) + row)

@@ -20,6 +20,8 @@ from engine.core.kernels.rows import (
     FULL,
     change_asset_gaps,
     change_gaps,
+    count_positions,
+    holder_ids_into,
     position_of,
     put_balance,
     put_position,
@@ -386,10 +388,16 @@ class Book:
         size, cost = self.tables.symbols[symbol, [SIZE_MAX, COST_MAX]].tolist()
         return size, cost
 
-    def holder_ids(self, symbol: int) -> Int64Array:
-        """Return the ids of a symbol's positions, as a view."""
+    def holder_rows(self, symbol: int) -> Int64Array:
+        """Return the rows of a symbol's positions, by slot, as a view."""
         base, count = self.tables.symbols[symbol, [BASE, COUNT]].tolist()
-        ids: Int64Array = self.tables.holders[base : base + count]
+        rows: Int64Array = self.tables.holders[base : base + count]
+        return rows
+
+    def holder_ids(self, symbol: int) -> Int64Array:
+        """Return the ids of a symbol's positions, by slot."""
+        ids = np.zeros(self.holders_count(symbol), dtype=np.int64)
+        holder_ids_into(self.tables.view, symbol, ids)
         return ids
 
     def position(self, row: int, symbol: int, leg: int) -> tuple[int, int]:
@@ -402,7 +410,7 @@ class Book:
         self.standings.pop(row, None)
         done = put_position(self.tables.view, row, symbol, leg, size, cost)
         if done == FULL:
-            self.tables.reserve_positions(symbol)
+            self.tables.reserve_positions(symbol, count_positions(self.tables.view, row) + 1)
             done = put_position(self.tables.view, row, symbol, leg, size, cost)
         if done == EMPTIED and self.buckets[row] != CROSS:
             self.emptied.add(row)

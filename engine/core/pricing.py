@@ -15,6 +15,7 @@ from engine.core.kernels.triggers import (
     next_unreached_row,
     share_stale,
 )
+from engine.core.tables import Array
 from engine.errors import InvariantError, check
 from engine.units import INT64_MAX, POSITION_UNITS_MAX, UNIT, format_units
 
@@ -167,7 +168,7 @@ def standing_text(book: Book, row: int) -> str:
     return f"{name}: equity {format_units(equity)}, maintenance margin {format_units(maintenance)}"
 
 
-def rows_of(found_rows: Int64Array, found: int) -> list[int]:
+def rows_of(found_rows: Array, found: int) -> list[int]:
     """Return what a kernel has found."""
     rows: list[int] = found_rows[:found].tolist()
     return rows
@@ -189,7 +190,7 @@ def reprice_all(book: Book) -> list[int]:
 
 def symbol_rows(book: Book, symbol: int) -> list[int]:
     """Return the rows with a position in a symbol."""
-    rows: list[int] = book.tables.positions["row"][book.holder_ids(symbol)].tolist()
+    rows: list[int] = book.holder_rows(symbol).tolist()
     return rows
 
 

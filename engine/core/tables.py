@@ -1,6 +1,6 @@
 """The arrays that the kernels read and write, and how they grow.
 
-What each holds says ``kernels/tables.py``. They grow by half, so that adding is cheap on average and little stands
+What each holds says ``kernels/tables.py``. They grow by an eighth, so that adding is cheap on average and little stands
 empty; only this module makes them.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, RATE, SPEC_COLUMNS, TIER_COLUMNS, WEIGHT_COLUMNS
-from engine.core.kernels.rows import LOADED_COLUMNS, load_positions
+from engine.core.kernels.rows import LOADED_COLUMNS, load_positions, loaded_places
+from engine.core.kernels.runs import run_places
 from engine.core.kernels.segments import FAN, NEVER, build_maxima, segment_size
 from engine.core.kernels.tables import (
     ASSET_COLUMNS,
@@ -22,7 +23,7 @@ from engine.core.kernels.tables import (
     CALL_PPM,
     CAPACITY,
     COUNT,
-    FREE,
+    FREE_RUNS,
     HAS_HAIRCUT,
     HEAD,
     IS_FIXED,
@@ -36,6 +37,7 @@ from engine.core.kernels.tables import (
     SETTLE,
     SWING_PPM,
     SYMBOL_COLUMNS,
+    TAKEN,
     TIERS_END,
     TIERS_FIRST,
     WEIGHTS_END,
@@ -65,11 +67,11 @@ class TableStore:
         self.weights: Array = np.zeros((0, WEIGHT_COLUMNS), dtype=np.int64)
         self.settings: Array = np.zeros(SETTINGS_COLUMNS, dtype=np.int64)
         self.stale: Array = np.zeros(0, dtype=np.int32)
-        # Where kernels write which rows a price concerns: room for all holders of any symbol, or all rows, twice.
-        self.found_rows: Int64Array = np.zeros(2 * _ROOM, dtype=np.int64)
+        # Where kernels write which rows a price concerns: room for all holders of any symbol, or all rows.
+        self.found_rows: Array = np.zeros(_ROOM, dtype=np.int32)
         # How much of ``holders`` and ``keys`` is given out.
         self.used = 0
-        self.settings[FREE] = NONE
+        self.settings[FREE_RUNS:] = NONE
         self.view = self._view()
 
     def _view(self) -> Tables:
@@ -83,7 +85,7 @@ class TableStore:
         if count <= room:
             return
         room = max(count, _grown(room))
-        self._reserve_found(2 * room)
+        self._reserve_found(room)
         self.rows = with_room(self.rows, room)
         self.balances = with_room(self.balances, room)
         self.stale = with_room(self.stale, room)
@@ -99,10 +101,9 @@ class TableStore:
 
     # Positions.
 
-    def reserve_positions(self, symbol: int) -> None:
-        """Make room for at least one more position of a symbol."""
-        if self.settings[FREE] == NONE:
-            self.add_positions(max(_grown(len(self.positions)), _ROOM) - len(self.positions))
+    def reserve_positions(self, symbol: int, count: int) -> None:
+        """Make room for a row to have ``count`` positions, one more than it has, of a symbol."""
+        self._reserve_places(run_places(count))
         segment = self.symbols[symbol]
         if segment[COUNT] == segment[CAPACITY]:
             self._move(segment, _grown(int(segment[CAPACITY])))
@@ -115,23 +116,26 @@ class TableStore:
             self._move(segment, count)
             self.view = self._view()
 
-    def add_positions(self, count: int) -> None:
-        """Add ``count`` free positions, to be taken in their order."""
-        if count == 0:
-            return
-        first = len(self.positions)
-        self.positions = with_room(self.positions, first + count)
-        self.positions["next"][first:] = np.arange(first + 1, first + count + 1)
-        self.positions["next"][-1] = self.settings[FREE]
-        self.settings[FREE] = first
-        self.view = self._view()
+    def _reserve_places(self, count: int) -> None:
+        """Have ``count`` places behind all that were ever taken."""
+        wanted = int(self.settings[TAKEN]) + count
+        if wanted > len(self.positions):
+            self.positions = with_room(self.positions, max(wanted, _grown(len(self.positions)), _ROOM))
+            self.view = self._view()
 
     def add_loaded(self, columns: Int64Array) -> None:
-        """Add positions, for whose rows there is room; int64[6, position], columns as LOADED_COLUMNS of ``rows.py``."""
-        self.add_positions(columns.shape[1])
-        symbols = columns[LOADED_COLUMNS.index("symbol")]
-        for symbol, count in enumerate(np.bincount(symbols, minlength=len(self.symbols)).tolist()):
-            self.reserve_holders(symbol, count)
+        """Add the positions of rows that have none, those of a row together; columns as LOADED_COLUMNS of ``rows.py``.
+
+        Leaves a sixteenth of room, so that what comes next need not wait for larger tables.
+        """
+        places = int(loaded_places(columns))
+        self._reserve_places(places + places // _ROOM)
+        counts = np.bincount(columns[LOADED_COLUMNS.index("symbol")], minlength=len(self.symbols)).tolist()
+        capacities = [_capacity(count + count // _ROOM) for count in counts]
+        self._pack(self._keys_in_use() + sum(map(segment_size, capacities)))
+        for symbol, capacity in enumerate(capacities):
+            self.reserve_holders(symbol, capacity)
+        self.view = self._view()
         load_positions(self.view, columns)
 
     # Symbols and assets.
@@ -198,11 +202,11 @@ class TableStore:
 
     def _move(self, segment: Int64Array, capacity: int) -> None:
         """Give a segment room for ``capacity`` slots, elsewhere."""
-        capacity = -(-max(capacity, _ROOM) // FAN) * FAN
-        self._reserve_found(2 * capacity)
+        capacity = _capacity(capacity)
+        self._reserve_found(capacity)
         size = segment_size(capacity)
         if self.used + size > self.keys.shape[1]:
-            self._pack(size)
+            self._pack(_grown(self._keys_in_use() + size))
         base, before = self.used, int(segment[CAPACITY])
         self.used += size
         self.keys[:, base : base + size] = NEVER
@@ -215,18 +219,21 @@ class TableStore:
 
     def _reserve_found(self, count: int) -> None:
         if len(self.found_rows) < count:
-            self.found_rows = np.zeros(count, dtype=np.int64)
+            self.found_rows = np.zeros(count, dtype=np.int32)
 
-    def _pack(self, more: int) -> None:
-        """Move all segments to larger arrays, side by side: what was left behind by those that grew is given up."""
-        segments = [segment for table in (self.symbols, self.assets) for segment in table if segment[CAPACITY]]
-        sizes = [segment_size(int(segment[CAPACITY])) for segment in segments]
-        room = _grown(sum(sizes) + more)
+    def _segments(self) -> list[Int64Array]:
+        return [segment for table in (self.symbols, self.assets) for segment in table if segment[CAPACITY]]
+
+    def _keys_in_use(self) -> int:
+        return sum(segment_size(int(segment[CAPACITY])) for segment in self._segments())
+
+    def _pack(self, room: int) -> None:
+        """Move all segments to other arrays, side by side: what was left behind by those that grew is given up."""
         keys = np.full((2, room), NEVER, dtype=np.float32, order="F")
         holders = np.zeros(room, dtype=np.int32)
         self.used = 0
-        for segment, size in zip(segments, sizes, strict=True):
-            base = int(segment[BASE])
+        for segment in self._segments():
+            base, size = int(segment[BASE]), segment_size(int(segment[CAPACITY]))
             keys[:, self.used : self.used + size] = self.keys[:, base : base + size]
             holders[self.used : self.used + size] = self.holders[base : base + size]
             segment[BASE] = self.used
@@ -234,8 +241,13 @@ class TableStore:
         self.keys, self.holders = keys, holders
 
 
+def _capacity(count: int) -> int:
+    """Return how many slots a segment for ``count`` has."""
+    return -(-max(count, _ROOM) // FAN) * FAN
+
+
 def _grown(count: int) -> int:
-    return count + count // 2
+    return count + count // 8
 
 
 def has_jumps(tiers: Int64Array) -> bool:

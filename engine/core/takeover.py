@@ -128,7 +128,7 @@ def is_as_stuck_as_before(shard: Shard, episode: Episode, keys: list[tuple[int, 
         part = -equity * book.held_values(row, symbol, leg)[1] // maintenance
         if abs(size) < lot_steps or part < room * div_up(abs(size), lot_steps):
             return False
-    return not any(healthy_opposites(shard, symbol, size).size for (symbol, _), size in sizes.items())
+    return not any(healthy_opposites(shard, symbol, size)[1].size for (symbol, _), size in sizes.items())
 
 
 def exact_shares(book: Book, row: int) -> list[Share]:
@@ -373,19 +373,19 @@ def try_winners(shard: Shard, share: Share) -> Candidates | None:
     """
     book, symbol = shard.book, share.symbol
     instrument, asset_price = book.instruments[symbol], book.asset_prices[book.settle[symbol]].value
-    ids = healthy_opposites(shard, symbol, share.size)
+    rows, ids = healthy_opposites(shard, symbol, share.size)
     if not ids.size:
         return None
     order = name_order(book)
     # A row has one position on this side, so its leg never decides.
-    ids = ids[np.argsort(order.ranks[book.tables.positions["row"][ids]])]
+    places = np.argsort(order.ranks[rows])
+    rows, ids = rows[places], ids[places]
     positions = book.tables.positions[ids]
-    rows = positions["row"].astype(np.int64)
     lots = np.abs(positions["size"]) // instrument.lot_steps
     lots_max = np.minimum(lots, abs(share.left) // instrument.lot_steps)
     standings = np.zeros((ids.size, 3), dtype=np.int64)
     row_standings_into(book.tables.view, rows, standings)
-    lots_within_equity(book, share, positions, standings[:, 0], lots_max)
+    lots_within_equity(book, share, rows, positions, standings[:, 0], lots_max)
     can_give = lots_max > 0
     if not can_give.any():
         return None
@@ -407,30 +407,31 @@ def try_winners(shard: Shard, share: Share) -> Candidates | None:
     return Candidates(rows, positions["leg"], winners)
 
 
-def healthy_opposites(shard: Shard, symbol: int, size: int) -> Int64Array:
-    """Return the ids of the positions on the other side of ``size`` whose rows have E > MM.
+def healthy_opposites(shard: Shard, symbol: int, size: int) -> tuple[Int64Array, Int64Array]:
+    """Return rows with E > MM that have a position on the other side of ``size``, and the ids of these positions.
 
     Not the fund's, and nobody's who is in an episode.
     """
     book = shard.book
-    ids = np.zeros(book.holders_count(symbol), dtype=np.int64)
-    ids = ids[: opposites_into(book.tables.view, symbol, size > 0, ids)]
+    found = np.zeros((2, book.holders_count(symbol)), dtype=np.int64)
+    rows, ids = found[:, : opposites_into(book.tables.view, symbol, size > 0, found[0], found[1])]
     # Whoever is in an episode is watched, and few of the healthy are.
-    rows = book.tables.positions["row"][ids]
     watched = np.flatnonzero(book.tables.rows[rows, FLAGS] & WATCHED)
     busy = [index for index in watched.tolist() if int(rows[index]) in shard.episodes]
-    return np.delete(ids, busy) if busy else ids
+    return np.delete(rows, busy), np.delete(ids, busy)
 
 
-def lots_within_equity(book: Book, share: Share, positions: Array, equities: Int64Array, lots_max: Int64Array) -> None:
-    """Lower ``lots_max`` to what the winners who hold ``positions`` can close with E >= 0 after."""
+def lots_within_equity(
+    book: Book, share: Share, rows: Int64Array, positions: Array, equities: Int64Array, lots_max: Int64Array
+) -> None:
+    """Lower ``lots_max`` to what the rows that hold ``positions`` can close with E >= 0 after."""
     symbol, asset = share.symbol, book.settle[share.symbol]
     wave = wave_terms(book, symbol, share.size, share.cash)
     lots_within_equity_into(
         wave,
         np.ascontiguousarray(positions["size"]),
         np.ascontiguousarray(positions["cost"]),
-        book.balances(asset)[positions["row"]],
+        book.balances(asset)[rows],
         np.ascontiguousarray(equities),
         book.specs[symbol],
         book.tiers[symbol],

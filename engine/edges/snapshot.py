@@ -36,7 +36,7 @@ import orjson
 from engine import __version__
 from engine.core.book import CROSS, Book, Clearing, Int64Array, Price
 from engine.core.events import Origin
-from engine.core.kernels.rows import LOADED_COLUMNS, load_balances
+from engine.core.kernels.rows import LOADED_COLUMNS, load_balances, saved_positions_into
 from engine.core.kernels.tables import COST_MAX, FLAGS, SIZE_MAX, STANDING_FLAGS, Tables
 from engine.core.pacing import Flow
 from engine.core.params import Asset, Instrument, Policy, Risk
@@ -243,14 +243,12 @@ def write_shard(body: Body, shard: Shard) -> None:
     body.add_json("buckets", [[row, bucket] for row, bucket in enumerate(book.buckets) if bucket != CROSS])
     ids = shard.ids
     body.add_json("ids", {"limit": ids.limit, "current": grouped(ids.current), "previous": grouped(ids.previous)})
-    symbols = range(len(book.instruments))
     body.add_array("largest", book.tables.symbols[:, [SIZE_MAX, COST_MAX]])
     body.add_array("flags", book.tables.rows[: len(book.accounts), FLAGS] & STANDING_FLAGS)
-    held = np.concatenate(
-        [book.tables.positions[:0], *(book.tables.positions[book.holder_ids(symbol)] for symbol in symbols)]
-    )
-    held = held[np.argsort(held["row"], kind="stable")]
-    body.add_array("positions", np.vstack([held[name] for name in LOADED_COLUMNS]))
+    held = sum(map(book.holders_count, range(len(book.instruments))))
+    columns = np.zeros((len(LOADED_COLUMNS), held), dtype=np.int64)
+    saved_positions_into(book.tables.view, len(book.accounts), columns)
+    body.add_array("positions", columns)
     for asset, parameters in enumerate(book.assets):
         body.add_array(f"balances/{parameters.name}", book.balances(asset))
 

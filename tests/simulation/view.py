@@ -48,7 +48,8 @@ class View:
 def positions_in(book: Book, symbol: int) -> Lists:
     """Return row, leg, size and cost of each position of a symbol."""
     held = book.tables.positions[book.holder_ids(symbol)]
-    return [list(position) for position in held[["row", "leg", "size", "cost"]].tolist()]
+    fields = held[["leg", "size", "cost"]].tolist()
+    return [[row, *position] for row, position in zip(book.holder_rows(symbol).tolist(), fields, strict=True)]
 
 
 def price_fields(price: Price) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from engine.core.kernels.heatmap import (
 )
 from engine.core.kernels.limits import is_within_reach
 from engine.core.kernels.rows import standing_of, values_of
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.tables import BELOW, HEAD, MARK_STEPS, NONE, PRICE, SETTLE, UNPRICED
 
 # What ``first_step`` says of a row that cannot be judged: it lacks a price, or may leave 64 bits on the way.
@@ -77,7 +78,7 @@ def _standing_still(t, ladders, row):
         pnl, _, _ = values_of(t, t.positions[id_])
         equity -= pnl
         is_tame = is_tame and ladders.price_moves[COMMON, t.symbols[t.positions[id_].symbol, SETTLE]] == 0
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     return np.int64(0) if has_moving_balance(t, ladders, row) else equity, is_tame
 
 
@@ -92,5 +93,5 @@ def _figures_after(t, ladders, row, betas_ppm, asset_betas_ppm, move_ppm, figure
         symbol = t.positions[id_].symbol
         entry = t.symbols[symbol]
         ladders.marks[COMMON, symbol, 0] = moved_price(entry[PRICE], entry[MARK_STEPS], betas_ppm[symbol], move_ppm)
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     figures_at(t, ladders, COMMON, row, np.int64(t.rows[row, HEAD]), np.int64(NONE), np.int64(0), figures)

@@ -88,7 +88,7 @@ def follow_marks(t, marks, begin, stream, found_rows):
 
     marks       int64[mark, 4]  columns above
     stream      int64[4]        columns above; the clock moves on
-    found_rows  int64[>= 2 x holders of any symbol]  out: the rows in need (a row may occur twice)
+    found_rows  int32[>= holders of any symbol]  out: the rows in need, twice where it has both its legs
     """
     share_stale(t)
     worth = worth_bound(t)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.core.kernels.arith import div_up, mul_div_rem
 from engine.core.kernels.compile import kernel
 from engine.core.kernels.margin import notional_parts
+from engine.core.kernels.rows import held_at
 from engine.core.kernels.tables import BASE, COUNT, PRICE
 
 _FUNDING_SCALE = 10**12
@@ -27,6 +28,5 @@ def funding_payments_into(t, symbol, rate, payments):
     """Write row and payment (settlement units) of each holder of a symbol into int64[>= holders, 2]."""
     segment = t.symbols[symbol]
     for slot in range(segment[COUNT]):
-        position = t.positions[t.holders[segment[BASE] + slot]]
-        payments[slot, 0] = position.row
-        payments[slot, 1] = funding_payment(segment, position.size, segment[PRICE], rate)
+        payments[slot, 0] = t.holders[segment[BASE] + slot]
+        payments[slot, 1] = funding_payment(segment, t.positions[held_at(t, symbol, slot)].size, segment[PRICE], rate)

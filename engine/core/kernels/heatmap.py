@@ -31,6 +31,7 @@ from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.limits import is_within_reach
 from engine.core.kernels.margin import IS_INVERSE, VALUE_NUM, collateral_value, is_liquidatable, is_plain, plain_values
 from engine.core.kernels.rows import INT64_MAX, rounded_values, standing_of, values_of
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.tables import (
     BELOW,
     FLAGS,
@@ -151,7 +152,7 @@ def _leave_out(t, row, left_out):
         # A symbol that came after the round had begun has no ladder in it.
         if symbol != before and symbol < left_out.size - 1:
             left_out[symbol] += 1
-        before, id_ = symbol, t.positions[id_].next
+        before, id_ = symbol, next_position(t, id_)
 
 
 @kernel
@@ -167,7 +168,7 @@ def _heat_row(t, ladders, row, rows, sizes, figures, stack):
             pnl, margin, _ = values_of(t, t.positions[stop])
             pnl_held += pnl
             margin_held += margin
-            stop = np.int64(t.positions[stop].next)
+            stop = next_position(t, stop)
         total += pnl_held
         is_tame = is_tame and ladders.price_moves[COMMON, t.symbols[symbol, SETTLE]] == 0
         _climb(
@@ -274,7 +275,7 @@ def figures_at(t, ladders, kind, row, head, stop, edge, figures):
         figures[RISING if (side >= 0) == (direction >= 0) else FALLING] += pnl
         # A notional rises with the mark, that of an inverse contract falls.
         figures[MARGIN_RISING if (entry[IS_INVERSE] == 0) == (direction >= 0) else MARGIN_FALLING] += margin
-        id_ = position.next
+        id_ = next_position(t, id_)
     if kind == COMMON and has_moving_balance(t, ladders, row):
         _add_balances(t, ladders, row, edge, figures)
 
@@ -289,7 +290,7 @@ def _net_size(t, id_, head):
     while other != NONE:
         if t.positions[other].symbol == position.symbol:
             net += t.positions[other].size
-        other = t.positions[other].next
+        other = next_position(t, other)
     return net
 
 
@@ -317,4 +318,4 @@ def _note(t, kind, head, stop, edge, sign, rows, sizes):
         column = LONG_HIGH if position.size >= 0 else SHORT_HIGH
         place[column] += sign * (size >> LIMB_BITS)
         place[column + 1] += sign * (size & _LIMB_MASK)
-        id_ = position.next
+        id_ = next_position(t, id_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import IS_INVERSE, VALUE_DEN, VALUE_NUM, collateral_value
 from engine.core.kernels.rows import values_of
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.tables import (
     BALANCE_MAX,
     COST_MAX,
@@ -60,7 +61,7 @@ def next_vast_row(t, row, count):
         while id_ != NONE:
             pnl, _, _ = values_of(t, t.positions[id_])
             equity += float(pnl)
-            id_ = t.positions[id_].next
+            id_ = next_position(t, id_)
         if abs(equity) > _SURELY_INT64:
             return candidate
     return NONE
@@ -91,5 +92,5 @@ def is_within_reach(t, row, marks, prices):
         scale = abs(float(position.size)) * float(symbol[VALUE_NUM]) / float(symbol[VALUE_DEN])
         notional = scale / mark if symbol[IS_INVERSE] != 0 else scale * mark
         bound += (notional + abs(float(position.cost))) * max(price / _UNIT, 1.0)
-        id_ = position.next
+        id_ = next_position(t, id_)
     return bound < _SURELY_REACHED

@@ -22,6 +22,7 @@ from engine.core.kernels.margin import (
     plain_values,
     position_values,
 )
+from engine.core.kernels.runs import move_run, next_position, run_places, shorten_run, take_run
 from engine.core.kernels.segments import NEVER, put_key
 from engine.core.kernels.tables import (
     BALANCE_MAX,
@@ -34,7 +35,6 @@ from engine.core.kernels.tables import (
     COST_MAX,
     COUNT,
     FLAGS,
-    FREE,
     GAP_COLD,
     GAP_UNPRICED,
     HAS_HAIRCUT,
@@ -126,7 +126,7 @@ def standing_of(t, row):
         # What marks carry beyond int64 stays at its end: no more than "very much" is asked of either.
         maintenance += min(margin, INT64_MAX - maintenance)
         gross += min(notional, INT64_MAX - gross)
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     return equity, maintenance, gross
 
 
@@ -229,7 +229,7 @@ def find_position(t, row, symbol, leg):
     """Return the id of a row's position, or NONE."""
     id_ = t.rows[row, HEAD]
     while id_ != NONE and (t.positions[id_].symbol != symbol or t.positions[id_].leg != leg):
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     return id_
 
 
@@ -253,7 +253,7 @@ def row_positions_into(t, row, found):
         if count < found.shape[0]:
             found[count, 0], found[count, 1] = t.positions[id_].symbol, t.positions[id_].leg
         count += 1
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     return count
 
 
@@ -264,37 +264,60 @@ def put_position(t, row, symbol, leg, size, cost):
     if id_ == NONE:
         if size == 0:
             return CHANGED
-        if t.settings[FREE] == NONE or t.symbols[symbol, COUNT] == t.symbols[symbol, CAPACITY]:
+        if t.symbols[symbol, COUNT] == t.symbols[symbol, CAPACITY]:
             return FULL
         id_ = _add_position(t, row, symbol, leg, t.symbols[symbol, COUNT])
+        if id_ == NONE:
+            return FULL
     t.positions[id_].size, t.positions[id_].cost = size, cost
     t.symbols[symbol, SIZE_MAX] = max(t.symbols[symbol, SIZE_MAX], abs(size))
     t.symbols[symbol, COST_MAX] = max(t.symbols[symbol, COST_MAX], abs(cost))
     mark_stale(t, row)
     if size == 0:
-        _remove_position(t, id_)
+        _remove_position(t, row, id_)
         return EMPTIED if t.rows[row, HEAD] == NONE else CHANGED
     return CHANGED
 
 
 @kernel
+def count_positions(t, row):
+    """Return how many positions a row has."""
+    count, id_ = np.int64(0), np.int64(t.rows[row, HEAD])
+    while id_ != NONE:
+        count += 1
+        id_ = next_position(t, id_)
+    return count
+
+
+@kernel
 def _add_position(t, row, symbol, leg, slot):
-    """Return the id of a new, empty position at a slot of its symbol, in its place in the row's list."""
-    id_ = t.settings[FREE]
-    t.settings[FREE] = t.positions[id_].next
-    segment = t.symbols[symbol]
+    """Return the id of a new, empty position at a slot of its symbol, in its place in the row's run; NONE: no room."""
+    count, head = count_positions(t, row), np.int64(t.rows[row, HEAD])
+    if count == 0:
+        head = take_run(t, 1)
+    elif run_places(count + 1) != run_places(count):
+        head = move_run(t, head, count, count + 1)
+    if head == NONE:
+        return head
+    t.rows[row, HEAD] = head
+    return _insert_position(t, row, count, symbol, leg, slot)
+
+
+@kernel
+def _insert_position(t, row, count, symbol, leg, slot):
+    """Put a new, empty position in its place among the ``count`` of a row, whose run has room; return its id."""
+    segment, head = t.symbols[symbol], np.int64(t.rows[row, HEAD])
     segment[COUNT] += 1
-    t.holders[segment[BASE] + slot] = id_
+    t.holders[segment[BASE] + slot] = row
+    id_ = head + count
+    while id_ > head and not _is_before(t, id_ - 1, symbol, leg):
+        t.positions[id_] = t.positions[id_ - 1]
+        id_ -= 1
     position = t.positions[id_]
-    position.row, position.symbol, position.leg, position.slot = row, symbol, leg, slot
-    before, after = NONE, t.rows[row, HEAD]
-    while after != NONE and _is_before(t, after, symbol, leg):
-        before, after = after, t.positions[after].next
-    position.next = after
-    if before == NONE:
-        t.rows[row, HEAD] = id_
-    else:
-        t.positions[before].next = id_
+    position.size, position.cost, position.slot, position.symbol, position.leg = 0, 0, slot, symbol, leg
+    position.is_last = 1 if id_ == head + count else 0
+    if id_ > head:
+        t.positions[id_ - 1].is_last = 0
     t.rows[row, UNPRICED] += t.symbols[symbol, GAP_UNPRICED]
     t.rows[row, COLD] += t.symbols[symbol, GAP_COLD]
     return id_
@@ -310,31 +333,32 @@ def _is_before(t, id_, symbol, leg):
 
 
 @kernel
-def _remove_position(t, id_):
-    """Take a position out of its row's list and close its symbol's gap with the last holder."""
-    position = t.positions[id_]
-    row, symbol, slot = position.row, position.symbol, position.slot
-    if t.rows[row, HEAD] == id_:
-        t.rows[row, HEAD] = position.next
-    else:
-        before = t.rows[row, HEAD]
-        while t.positions[before].next != id_:
-            before = t.positions[before].next
-        t.positions[before].next = position.next
-    t.rows[row, UNPRICED] -= t.symbols[symbol, GAP_UNPRICED]
-    t.rows[row, COLD] -= t.symbols[symbol, GAP_COLD]
+def held_at(t, symbol, slot):
+    """Return the id of the position at a slot of a symbol."""
+    id_ = np.int64(t.rows[t.holders[t.symbols[symbol, BASE] + slot], HEAD])
+    while id_ != NONE and (t.positions[id_].symbol != symbol or t.positions[id_].slot != slot):
+        id_ = next_position(t, id_)
+    return id_
+
+
+@kernel
+def _remove_position(t, row, id_):
+    """Close the gap that a position leaves among its symbol's holders, with the last of them, and in its row."""
+    symbol, slot = np.int64(t.positions[id_].symbol), np.int64(t.positions[id_].slot)
     segment = t.symbols[symbol]
-    base, capacity = segment[BASE], segment[CAPACITY]
-    segment[COUNT] -= 1
-    last = segment[COUNT]
-    moved = t.holders[base + last]
-    t.holders[base + slot] = moved
-    t.positions[moved].slot = slot
+    base, capacity, last = segment[BASE], segment[CAPACITY], segment[COUNT] - 1
+    t.positions[held_at(t, symbol, last)].slot = slot
+    t.holders[base + slot] = t.holders[base + last]
+    segment[COUNT] = last
     for side in range(2):
         put_key(t.keys, side, base, capacity, slot, t.keys[side, base + last])
         put_key(t.keys, side, base, capacity, last, NEVER)
-    position.next = t.settings[FREE]
-    t.settings[FREE] = id_
+    t.rows[row, UNPRICED] -= segment[GAP_UNPRICED]
+    t.rows[row, COLD] -= segment[GAP_COLD]
+    head, count = np.int64(t.rows[row, HEAD]), count_positions(t, row)
+    for index in range(id_, head + count - 1):
+        t.positions[index] = t.positions[index + 1]
+    t.rows[row, HEAD] = shorten_run(t, head, count)
 
 
 @kernel
@@ -350,15 +374,60 @@ def put_balance(t, row, asset, balance):
 
 @kernel
 def load_positions(t, columns):
-    """Add positions, for which there must be room, each at its slot; int64[6, position], columns as LOADED_COLUMNS.
+    """Give rows that have none their positions, each at its slot; int64[6, position], columns as LOADED_COLUMNS.
 
-    Those of a row that come together stand together in memory, and most rows are read as a whole.
+    Those of a row stand together; there must be room for ``loaded_places``.
     """
-    for index in range(columns.shape[1]):
-        row, symbol, leg = columns[0, index], columns[1, index], columns[2, index]
-        id_ = _add_position(t, row, symbol, leg, columns[5, index])
-        t.positions[id_].size, t.positions[id_].cost = columns[3, index], columns[4, index]
+    first = 0
+    while first < columns.shape[1]:
+        end, row = _end_of_row(columns, first), columns[0, first]
+        t.rows[row, HEAD] = take_run(t, end - first)
+        for index in range(first, end):
+            id_ = _insert_position(t, row, index - first, columns[1, index], columns[2, index], columns[5, index])
+            t.positions[id_].size, t.positions[id_].cost = columns[3, index], columns[4, index]
         mark_stale(t, row)
+        first = end
+
+
+@kernel
+def loaded_places(columns):
+    """Return how many places ``load_positions`` takes."""
+    places, first = np.int64(0), 0
+    while first < columns.shape[1]:
+        end = _end_of_row(columns, first)
+        places += run_places(end - first)
+        first = end
+    return places
+
+
+@inlined
+def _end_of_row(columns, first):
+    """Return behind which of the loaded positions those of the row of the first one end."""
+    end = first + 1
+    while end < columns.shape[1] and columns[0, end] == columns[0, first]:
+        end += 1
+    return end
+
+
+@kernel
+def saved_positions_into(t, count, columns):
+    """Write the positions of the first ``count`` rows as ``load_positions`` takes them."""
+    index = 0
+    for row in range(count):
+        id_ = np.int64(t.rows[row, HEAD])
+        while id_ != NONE:
+            position = t.positions[id_]
+            columns[0, index], columns[1, index], columns[2, index] = row, position.symbol, position.leg
+            columns[3, index], columns[4, index], columns[5, index] = position.size, position.cost, position.slot
+            index += 1
+            id_ = next_position(t, id_)
+
+
+@kernel
+def holder_ids_into(t, symbol, ids):
+    """Write the ids of a symbol's positions, by slot, into int64[holder]."""
+    for slot in range(ids.size):
+        ids[slot] = held_at(t, symbol, slot)
 
 
 @kernel
@@ -374,7 +443,7 @@ def change_gaps(t, symbol, unpriced, cold):
     """Note that a position of a symbol lacks ``unpriced`` (0/1) prices, and ``cold`` (0/1) in the log, from now on."""
     segment = t.symbols[symbol]
     for slot in range(segment[COUNT]):
-        row = t.positions[t.holders[segment[BASE] + slot]].row
+        row = t.holders[segment[BASE] + slot]
         t.rows[row, UNPRICED] += unpriced - segment[GAP_UNPRICED]
         t.rows[row, COLD] += cold - segment[GAP_COLD]
         mark_stale(t, row)

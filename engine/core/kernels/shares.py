@@ -17,6 +17,7 @@ import numpy as np
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, IS_INVERSE, RATE, VALUE_DEN, VALUE_NUM, tier_of
 from engine.core.kernels.rows import INT64_MAX, balance_values, is_call_for_a_look, notionals_of, values_of
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.segments import ALWAYS, NEVER, put_key
 from engine.core.kernels.tables import (
     BASE,
@@ -148,7 +149,7 @@ def has_stake(t, row, asset):
     while id_ != NONE:
         if t.symbols[t.positions[id_].symbol, SETTLE] == asset:
             return True
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     return False
 
 
@@ -158,7 +159,7 @@ def put_all_keys(t, row, falling):
     id_ = t.rows[row, HEAD]
     while id_ != NONE:
         put_keys(t, t.positions[id_], falling, NEVER)
-        id_ = t.positions[id_].next
+        id_ = next_position(t, id_)
     for asset in range(t.assets.shape[0]):
         if t.assets[asset, CAPACITY] != 0:
             put_asset_keys(t, row, asset, falling if has_stake(t, row, asset) else NEVER, NEVER)
@@ -189,7 +190,7 @@ def share_row(t, row):
         added_up += abs(float(pnl)) + float(notional)
         worth = float(t.assets[t.symbols[position.symbol, SETTLE], PRICE]) / _UNIT
         roundings += 4.0 * (1.0 + worth) * (1.0 + per_margin + per_rearm)
-        id_ = position.next
+        id_ = next_position(t, id_)
     if is_call_for_a_look(t, flags, equity, maintenance):
         put_all_keys(t, row, ALWAYS)
         return
@@ -216,7 +217,7 @@ def share_row(t, row):
     while id_ != NONE:
         position = t.positions[id_]
         share_position(t, position, slack_per_claim, excess_per_claim, per_margin, per_rearm)
-        id_ = position.next
+        id_ = next_position(t, id_)
     for asset in range(t.assets.shape[0]):
         if t.assets[asset, CAPACITY] != 0:
             share_asset(t, row, asset, slack_per_claim, excess_per_claim, per_margin, per_rearm)
@@ -279,7 +280,7 @@ def asset_stakes(t, row, asset, per_margin):
         if t.symbols[position.symbol, SETTLE] == asset:
             pnl, margin, _ = values_of(t, position)
             settled += (float(pnl) - float(margin) * per_margin) / worth
-        id_ = position.next
+        id_ = next_position(t, id_)
     return balance, settled
 
 

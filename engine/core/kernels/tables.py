@@ -14,17 +14,16 @@ from numba import from_dtype, types
 
 from engine.core.kernels.handle import Handle, HandleType
 
-# One open position, 32 bytes. Those of a row are a list, by symbol name then leg: ``next`` is the id of the next one,
-# or NONE. ``slot`` is its place among the holders of its symbol.
+# One open position, 24 bytes. Those of a row stand side by side (``runs.py``), by symbol name then leg; ``is_last``
+# (0/1) says where they end. ``slot`` is a position's place among the holders of its symbol.
 POSITION = np.dtype(
     [
         ("size", np.int64),
         ("cost", np.int64),
-        ("row", np.int32),
-        ("next", np.int32),
         ("slot", np.int32),
         ("symbol", np.int16),
         ("leg", np.int8),
+        ("is_last", np.int8),
     ],
     align=True,
 )
@@ -62,10 +61,13 @@ RATE_UNBOUNDED = 1 << 62
 SYMBOL_COLUMNS = 22
 ASSET_COLUMNS = 14
 
-# Columns of ``settings``: the trigger is "below" (0/1), margin call ratio and re-arm ratio in ppm, the first free
-# position, how many rows are in ``stale``.
-BELOW, CALL_PPM, REARM_PPM, FREE, STALE_COUNT = 0, 1, 2, 3, 4
-SETTINGS_COLUMNS = 5
+# Columns of ``settings``: the trigger is "below" (0/1), margin call ratio and re-arm ratio in ppm, how many rows are in
+# ``stale``; how many places of ``positions`` were ever taken, and for each length of a run the first place of one that
+# was given back, or NONE: whose ``slot`` is that of the next.
+BELOW, CALL_PPM, REARM_PPM, STALE_COUNT, TAKEN, FREE_RUNS = 0, 1, 2, 3, 4, 5
+# Runs are of 1 to 16 places, or of 32, 64 and so on, up to 2**20.
+EXACT_MAX, RUN_LENGTHS = 16, 32
+SETTINGS_COLUMNS = FREE_RUNS + RUN_LENGTHS
 
 
 class Tables(Handle):
@@ -74,13 +76,13 @@ class Tables(Handle):
     positions  POSITION[id]
     rows       int32[row, 4]
     balances   int64[row, asset]    units of the asset
-    holders    int32[slot]          position at a slot of a symbol's segment
+    holders    int32[slot]          row that holds a position at a slot of a symbol's segment
     keys       float32[side, slot]  where a falling (0) and a rising (1) price concerns the slot; both side by side
     symbols    int64[symbol, 22]
     assets     int64[asset, 14]
     tiers      int64[tier, 5]       those of a symbol from TIERS_FIRST to TIERS_END
     weights    int64[slice, 4]      those of an asset from WEIGHTS_FIRST to WEIGHTS_END
-    settings   int64[5]
+    settings   int64[37]
     stale      int32[row]           rows whose keys are to be set anew
     """
 

@@ -40,8 +40,9 @@ import numpy as np
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.fetch import fetch
 from engine.core.kernels.rows import mark_stale, needs_a_look, needs_look
+from engine.core.kernels.runs import next_position
 from engine.core.kernels.segments import FAN, next_crossed
-from engine.core.kernels.shares import price_key, share_row
+from engine.core.kernels.shares import FALLING, price_key, share_row
 from engine.core.kernels.tables import (
     BASE,
     CAPACITY,
@@ -56,8 +57,8 @@ from engine.core.kernels.tables import (
     STALE_COUNT,
 )
 
-# How many rows are brought near at once, and how many lines of positions of each.
-TOGETHER, LINES = 32, 3
+# How many rows are brought near at once, and how many lines of positions of each: five positions and more.
+TOGETHER, LINES, LINE_BYTES = 32, 3, 64
 POSITION_BYTES, ROW_BYTES, BALANCE_BYTES, KEYS_BYTES = POSITION.itemsize, 4 * ROW_COLUMNS, 8, 8
 
 
@@ -77,21 +78,16 @@ def share_stale(t):
 
 @kernel
 def concerned_rows_into(t, symbol, found_rows):
-    """Write the holders of a symbol that need a look at its mark; return how many (a row may occur twice).
+    """Write the holders of a symbol that need a look at its mark; return how many: twice a row with both its legs.
 
-    The slack of each row that was looked at is to be shared out anew. found_rows  int64[>= 2 x holders]
+    The slack of each row that was looked at is to be shared out anew. found_rows  int32[>= holders]
     """
     segment = t.symbols[symbol]
     if segment[COUNT] == 0:
         return 0
     count = crossed_into(t, segment, found_rows)
-    for first in range(0, count, TOGETHER):
-        slots = found_rows[first : min(first + TOGETHER, count)]
-        for index in range(slots.size):
-            slots[index] = t.holders[segment[BASE] + slots[index]]
-            fetch(t.positions, slots[index] * POSITION_BYTES)
-        for index in range(slots.size):
-            slots[index] = t.positions[slots[index]].row
+    for index in range(count):
+        found_rows[index] = t.holders[segment[BASE] + found_rows[index]]
     return look_at(t, found_rows, count)
 
 
@@ -106,14 +102,16 @@ def concerned_by_asset_into(t, asset, found_rows):
 
 @kernel
 def crossed_into(t, segment, found_slots):
-    """Write the slots of a segment whose keys its price reaches (twice where it reaches both); return how many."""
+    """Write the slots of a segment of which its price reaches a key; return how many."""
     base, capacity, count = segment[BASE], segment[CAPACITY], 0
+    falling = price_key(FALLING, segment[PRICE])
     for side in range(2):
         price = price_key(side, segment[PRICE])
         slot = next_crossed(t.keys, side, base, capacity, 0, price)
         while slot >= 0:
-            found_slots[count] = slot
-            count += 1
+            if side == FALLING or t.keys[FALLING, base + slot] < falling:
+                found_slots[count] = slot
+                count += 1
             slot = next_crossed(t.keys, side, base, capacity, slot + 1, price)
     return count
 
@@ -126,7 +124,7 @@ def look_at(t, rows, count):
         end = min(first + TOGETHER, count)
         fetch_rows(t, rows[first:end])
         for index in range(first, end):
-            row = rows[index]
+            row = np.int64(rows[index])
             mark_stale(t, row)
             if needs_look(t, row):
                 rows[found] = row
@@ -144,9 +142,8 @@ def fetch_rows(t, rows):
     for index in range(rows.size):
         head = np.int64(t.rows[rows[index], HEAD])
         if head != NONE:
-            # The positions of a row mostly stand together, two in a line.
             for line in range(LINES):
-                fetch(t.positions, min(head + 2 * line, t.positions.size - 1) * POSITION_BYTES)
+                fetch(t.positions, head * POSITION_BYTES + line * LINE_BYTES)
 
 
 @inlined
@@ -158,7 +155,7 @@ def fetch_keys(t, rows):
             segment, slot = t.symbols[t.positions[id_].symbol], np.int64(t.positions[id_].slot)
             fetch(t.keys, (segment[BASE] + slot) * KEYS_BYTES)
             fetch(t.keys, (segment[BASE] + segment[CAPACITY] + slot // FAN) * KEYS_BYTES)
-            id_ = t.positions[id_].next
+            id_ = next_position(t, id_)
 
 
 @kernel
@@ -183,7 +180,7 @@ def is_reached(t, row):
         for side in range(2):
             if t.keys[side, segment[BASE] + position.slot] >= price_key(side, segment[PRICE]):
                 return True
-        id_ = position.next
+        id_ = next_position(t, id_)
     for asset in range(t.assets.shape[0]):
         segment = t.assets[asset]
         if segment[CAPACITY] != 0 and t.balances[row, asset] != 0:
@@ -196,10 +193,10 @@ def is_reached(t, row):
 
 @kernel
 def all_holders_into(t, symbol, found_rows):
-    """Write the holders of a symbol that need a look, each looked at; return how many (a row may occur twice)."""
+    """Write the holders of a symbol that need a look, each looked at; return how many, as ``concerned_rows_into``."""
     segment, found = t.symbols[symbol], 0
     for slot in range(segment[COUNT]):
-        row = np.int64(t.positions[t.holders[segment[BASE] + slot]].row)
+        row = np.int64(t.holders[segment[BASE] + slot])
         if needs_a_look(t, row):
             # Where the machine leaves it alone, any price it depends on may be the next that matters.
             mark_stale(t, row)

@@ -11,7 +11,7 @@ import numpy as np
 from engine.core.kernels.arith import mul_div_floor, mul_wide
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import collateral_value, position_values
-from engine.core.kernels.rows import row_standing
+from engine.core.kernels.rows import held_at, row_standing
 from engine.core.kernels.tables import BASE, COUNT, FLAGS, SYSTEM, UNPRICED
 
 _U0 = np.uint64(0)
@@ -19,22 +19,21 @@ _U1 = np.uint64(1)
 
 
 @kernel
-def opposites_into(t, symbol, is_long, ids):
-    """Write the ids of the positions on the other side whose rows have E > MM and are not the fund; return how many.
+def opposites_into(t, symbol, is_long, rows, ids):
+    """Write which rows with E > MM, the fund aside, have a position on the other side, and its id; return how many.
 
-    t        the tables of the book
-    is_long  whether the failing position is long
-    ids      int64[>= holders]  out
+    t          the tables of the book
+    is_long    whether the failing position is long
+    rows, ids  int64[>= holders]  out
     """
     segment, found = t.symbols[symbol], 0
     for slot in range(segment[COUNT]):
-        id_ = t.holders[segment[BASE] + slot]
-        row = np.int64(t.positions[id_].row)
+        row, id_ = np.int64(t.holders[segment[BASE] + slot]), held_at(t, symbol, slot)
         if (t.positions[id_].size > 0) == is_long or t.rows[row, FLAGS] & SYSTEM or t.rows[row, UNPRICED] != 0:
             continue
         equity, maintenance, _ = row_standing(t, row)
         if equity > maintenance:
-            ids[found] = id_
+            rows[found], ids[found] = row, id_
             found += 1
     return found
 
