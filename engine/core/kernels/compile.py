@@ -109,6 +109,11 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compiled(function, forceinline=True)
 
 
+def spliced(function: Callable[..., Any]) -> Any:
+    """Make a helper that one kernel alone calls a part of that kernel: it is not compiled by itself."""
+    return njit(_nrt=False, inline="always")(function)
+
+
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     dispatcher = njit(_nrt=False, no_cfunc_wrapper=True, **options)(function)
     if CACHE_DIR is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import kernel, spliced
 from engine.core.kernels.limits import worth_bound, worth_of_symbol
 from engine.core.kernels.lines import KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START
 from engine.core.kernels.lines import PRICE as LINE_PRICE
@@ -61,7 +61,7 @@ def marks_into(buffer, fields, tags, ids, starts, arena, marks):
             marks[line, TS] = fields[line, LINE_TS]
 
 
-@inlined
+@spliced
 def scaled_price(mantissa, places, decimals, steps):
     """Return mantissa / 10**places rounded half to even to ``decimals``, times ``steps``; 0 where it may not fit."""
     if places <= decimals:

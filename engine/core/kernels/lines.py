@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, spliced
 
 # What a line is: left to the strict path, or one of the two that come by the million.
 HANDED_OVER, MARK, FILL = 0, 1, 2
@@ -132,7 +132,7 @@ def read_lines_into(buffer, begins, ends, count, fields):
         fields[line, KIND] = read_line_into(buffer, begin, end, line, fields)
 
 
-@inlined
+@spliced
 def read_line_into(buffer, begin, end, line, fields):
     """Return what the line from ``begin`` to ``end`` is, its fields written to row ``line``."""
     if end > np.uint64(buffer.size) or begin >= end or end - begin > _LINE_BYTES_MAX:
@@ -276,7 +276,7 @@ def key_at(buffer, at, end):
     return KIND, _U0
 
 
-@inlined
+@spliced
 def choice_at(buffer, at, end, column):
     """Return the code of the word at ``at`` in a field, and the position behind it, 0 if the field has no such word."""
     word = word_at(buffer, at, end)
@@ -304,7 +304,7 @@ def choice_at(buffer, at, end, column):
     return 0, _U0
 
 
-@inlined
+@spliced
 def past_name(buffer, at, end):
     """Return the position behind the quote that ends the name at ``at``; 0 if it is empty or not plain ASCII."""
     start = at
@@ -321,7 +321,7 @@ def past_name(buffer, at, end):
     return _U0
 
 
-@inlined
+@spliced
 def time_at(buffer, at, end):
     """Return the position behind a JSON integer of 0 to 2**63 - 1 and its value; the position is 0 if it is none."""
     stop = past_digits(buffer, at, end)
@@ -332,7 +332,7 @@ def time_at(buffer, at, end):
     return stop if value <= _TS_MAX else _U0, np.int64(value)
 
 
-@inlined
+@spliced
 def number_at(buffer, at, end):
     """Return the position behind an exact number, its mantissa and its places; the position is 0 if it is none.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, spliced
 from engine.core.kernels.margin import (
     IS_INVERSE,
     VALUE_DEN,
@@ -85,7 +85,7 @@ def values_of(t, position):
     return rounded_values(t.symbols[symbol], tiers, position.size, position.cost, mark, asset_price)
 
 
-@inlined
+@spliced
 def notionals_of(t, position):
     """Return a position's notional, rounded down: in units of its settlement asset, and as ``values_of`` has it."""
     spec, asset_price = t.symbols[position.symbol], t.assets[t.symbols[position.symbol, SETTLE], PRICE]
@@ -289,7 +289,7 @@ def count_positions(t, row):
     return count
 
 
-@kernel
+@spliced
 def _add_position(t, row, symbol, leg, slot):
     """Return the id of a new, empty position at a slot of its symbol, in its place in the row's run; NONE: no room."""
     count, head = count_positions(t, row), np.int64(t.rows[row, HEAD])
@@ -323,7 +323,7 @@ def _insert_position(t, row, count, symbol, leg, slot):
     return id_
 
 
-@inlined
+@spliced
 def _is_before(t, id_, symbol, leg):
     """Return whether a position stands before one of ``symbol`` and ``leg`` in its row."""
     other = t.positions[id_]
@@ -341,7 +341,7 @@ def held_at(t, symbol, slot):
     return id_
 
 
-@kernel
+@spliced
 def _remove_position(t, row, id_):
     """Close the gap that a position leaves among its symbol's holders, with the last of them, and in its row."""
     symbol, slot = np.int64(t.positions[id_].symbol), np.int64(t.positions[id_].slot)

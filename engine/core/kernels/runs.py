@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, spliced
 from engine.core.kernels.tables import EXACT_MAX, FREE_RUNS, NONE, RUN_LENGTHS, TAKEN
 
 
@@ -87,7 +87,7 @@ def move_run(t, first, count, wanted):
     return target
 
 
-@kernel
+@spliced
 def shorten_run(t, first, count):
     """Take the last of ``count`` places out of use; return where the run begins then, or NONE if nothing is left of it.
 
