@@ -24,6 +24,10 @@ from tests.reference_terms import Terms, maintenance_margin, notional_at, value_
 EVALUATIONS_MAX = 200_000
 
 
+class FlatEdge(RuntimeError):
+    """The search gives up: E - MM hardly moves from price to price, and only roundings decide where it ends."""
+
+
 @dataclass
 class Frozen:
     """A holding with everything frozen but the legs of one symbol; units are of the valuation currency."""
@@ -41,7 +45,7 @@ class Frozen:
         """Return each leg's (PnL, MM) in units at one price of the mark grid."""
         if steps not in self.figures:
             if len(self.figures) >= EVALUATIONS_MAX:
-                raise RuntimeError(f"{self.terms.symbol}: E - MM is flat on its edge, only roundings decide")
+                raise FlatEdge(f"{self.terms.symbol}: E - MM is flat on its edge, only roundings decide")
             self.figures[steps] = [self.leg_at(leg, steps * self.terms.mark_step) for leg in self.legs]
         return self.figures[steps]
 
