@@ -101,9 +101,11 @@ def liquidation_level(legs, spec, tiers, mark, step, asset_price, rest, below, c
     if here < low or here > high:
         return np.int64(0)
     borders = counts[: tier_borders_into(legs, spec, tiers, step, low, high, counts)]
-    above = np.searchsorted(borders, here, side="right")
-    down = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[:above][::-1])
-    up = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders[above:])
+    above = np.int64(0)
+    while above < borders.size and borders[above] <= here:
+        above += 1
+    down = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders, above - 1, -1)
+    up = _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders, above, 1)
     if down == 0 or (up != 0 and abs(up - here) < abs(here - down)):
         return up * step
     return down * step
@@ -148,16 +150,20 @@ def _is_liquidatable_at(legs, spec, tiers, price, asset_price, rest, below):
 
 
 @kernel
-def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders):
-    """Return the liquidatable count at the first change of standing from ``here`` along ``borders``, or 0."""
+def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders, index, way):
+    """Return the liquidatable count at the first change of standing from ``here``, or 0.
+
+    ``borders`` are gone along from ``index`` on, upward (``way`` 1) or downward (-1).
+    """
     standing = _is_liquidatable_at(legs, spec, tiers, here * step, asset_price, rest, below)
     known = here
-    for index in range(borders.size):
+    while 0 <= index < borders.size:
         border = borders[index]
         if _is_liquidatable_at(legs, spec, tiers, border * step, asset_price, rest, below) != standing:
             last = _last_before_change(legs, spec, tiers, step, asset_price, rest, below, known, border)
-            return last if standing else last + (1 if border > known else -1)
+            return last if standing else last + way
         known = border
+        index += way
     return np.int64(0)
 
 

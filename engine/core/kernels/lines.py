@@ -321,7 +321,7 @@ def past_name(buffer, at, end):
     return _U0
 
 
-@spliced
+@inlined
 def time_at(buffer, at, end):
     """Return the position behind a JSON integer of 0 to 2**63 - 1 and its value; the position is 0 if it is none."""
     stop = past_digits(buffer, at, end)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import div_up, mul_div_floor, mul_div_rem, mul_div_up
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 
 IS_INVERSE, VALUE_NUM, VALUE_DEN = 0, 1, 2
 SPEC_COLUMNS = 3
@@ -68,7 +68,7 @@ def position_pnl(spec, size, cost, price, asset_price):
     return quotient
 
 
-@spliced
+@inlined
 def _fraction(amount, asset_price):
     """Return amount x price modulo one unit, in 1e-16: what the floor of the product left behind."""
     return ((amount % _UNIT) * (asset_price % _UNIT)) % _UNIT

@@ -85,7 +85,7 @@ def values_of(t, position):
     return rounded_values(t.symbols[symbol], tiers, position.size, position.cost, mark, asset_price)
 
 
-@spliced
+@inlined
 def notionals_of(t, position):
     """Return a position's notional, rounded down: in units of its settlement asset, and as ``values_of`` has it."""
     spec, asset_price = t.symbols[position.symbol], t.assets[t.symbols[position.symbol, SETTLE], PRICE]
@@ -323,7 +323,7 @@ def _insert_position(t, row, count, symbol, leg, slot):
     return id_
 
 
-@spliced
+@inlined
 def _is_before(t, id_, symbol, leg):
     """Return whether a position stands before one of ``symbol`` and ``leg`` in its row."""
     other = t.positions[id_]
@@ -443,7 +443,7 @@ def change_gaps(t, symbol, unpriced, cold):
     """Note that a position of a symbol lacks ``unpriced`` (0/1) prices, and ``cold`` (0/1) in the log, from now on."""
     segment = t.symbols[symbol]
     for slot in range(segment[COUNT]):
-        row = t.holders[segment[BASE] + slot]
+        row = np.int64(t.holders[segment[BASE] + slot])
         t.rows[row, UNPRICED] += unpriced - segment[GAP_UNPRICED]
         t.rows[row, COLD] += cold - segment[GAP_COLD]
         mark_stale(t, row)

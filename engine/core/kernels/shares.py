@@ -126,9 +126,9 @@ def fallen_notional(tiers, tier, notional, budget, per_margin, cost):
 @inlined
 def put_keys(t, position, falling, rising):
     """Store both keys of a position."""
-    segment = t.symbols[position.symbol]
-    put_key(t.keys, FALLING, segment[BASE], segment[CAPACITY], position.slot, falling)
-    put_key(t.keys, RISING, segment[BASE], segment[CAPACITY], position.slot, rising)
+    segment, slot = t.symbols[position.symbol], np.int64(position.slot)
+    put_key(t.keys, FALLING, segment[BASE], segment[CAPACITY], slot, falling)
+    put_key(t.keys, RISING, segment[BASE], segment[CAPACITY], slot, rising)
 
 
 @inlined

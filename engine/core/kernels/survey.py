@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_wide
-from engine.core.kernels.compile import kernel, spliced
+from engine.core.kernels.compile import inlined, kernel, spliced
 from engine.core.kernels.margin import is_at_ratio, is_liquidatable
 from engine.core.kernels.rows import standing_of
 from engine.core.kernels.tables import BELOW, FLAGS, HEAD, NONE, SYSTEM, UNPRICED
@@ -42,7 +42,7 @@ def survey_rows(t, first, end, floors_ppm, bands, riskiest, counts):
             counts[0] = _keep(riskiest, counts[0], row, equity, maintenance)
 
 
-@spliced
+@inlined
 def band_of(equity, maintenance, below, floors_ppm):
     """Return in which band a row stands; one past the last floor if it is liquidatable."""
     if is_liquidatable(equity, maintenance, below):

@@ -146,7 +146,7 @@ def fetch_rows(t, rows):
                 fetch(t.positions, head * POSITION_BYTES + line * LINE_BYTES)
 
 
-@spliced
+@inlined
 def fetch_keys(t, rows):
     """Have the keys of rows' positions brought near, and the maxima above them."""
     for index in range(rows.size):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor, mul_wide
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import collateral_value, position_values
 from engine.core.kernels.rows import held_at, row_standing
 from engine.core.kernels.tables import BASE, COUNT, FLAGS, SYSTEM, UNPRICED
@@ -73,7 +73,7 @@ def lots_within_equity_into(wave, sizes, costs, balances, equities, spec, tiers,
         lots_max[winner] = low
 
 
-@spliced
+@inlined
 def _is_more(left, left_times, right, right_times):
     """Return whether left x left_times > right x right_times; left of any sign, the others >= 0."""
     if left <= 0:
