@@ -4,6 +4,7 @@
               full recomputes (numba, C, NumPy, Python), all finding the same rows
     fills     fills that change positions: keys set once before the next price, or at every fill
     stream    from a mark's JSON line to its decision: batches, one by one, loops with orjson and msgspec
+    fill lines  from a fill's JSON line to its decision: a kernel over batches of lines, a message for each line
     log       a log of marks replayed from a file, by lines in batches and with a message made of each line; ``--day``:
               as long as a day of 200 symbols, a mark a second each
     decode    one line of an event log to an event: the codec, ``json`` with ``Decimal``, ``orjson`` alone
@@ -32,6 +33,7 @@ import numpy as np
 
 from benchmarks.command import finish, parser_of, told
 from benchmarks.decoding import decoders, log_lines
+from benchmarks.hot_fill_lines import measure_fill_lines
 from benchmarks.hot_fills import measure_fills
 from benchmarks.hot_path import Times, measure_paths, measure_stream
 from benchmarks.tables import text_table
@@ -114,6 +116,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
         ],
         "fills": measure_fills(accounts=sizes.fill_accounts, fills=sizes.fills, walks=sizes.walks),
         "stream": measure_stream(accounts=sizes.stream_accounts, rounds=sizes.stream_rounds),
+        "fill_lines": measure_fill_lines(accounts=sizes.stream_accounts, fills=sizes.fills, walks=sizes.walks),
         "log": measure_log(marks=sizes.log_marks),
         "decode": measure_decode(lines=sizes.decode_lines, rounds=sizes.decode_rounds),
         "replay": measure_replay(accounts=sizes.replay_accounts, ticks=sizes.replay_ticks, rounds=sizes.replay_rounds),
@@ -258,6 +261,11 @@ def table(document: Mapping[str, Any]) -> str:
         "",
         "stream: {accounts:,} accounts, {marks:,} marks as JSON lines, calm".format(**stream),
         text_table(time_rows(stream["ways"])),
+        "",
+        "fill lines: {accounts:,} accounts, {fills:,} fills as JSON lines, {posted:,} posted by a kernel".format(
+            **document["fill_lines"]
+        ),
+        text_table(time_rows(document["fill_lines"]["ways"], unit="fill")),
         "",
         "log: {marks:,} marks, {bytes:,} bytes".format(**log),
         text_table(

@@ -28,7 +28,7 @@ from engine.core.kernels.triggers import concerned_rows_into, share_stale
 from engine.core.params import Asset, Instrument, Policy, Risk, Tier
 from engine.core.shard import Shard
 from engine.core.tables import Array
-from engine.units import INT64_MAX, UNIT
+from engine.units import INT64_MAX, UNIT, UNIT_DECIMALS
 
 
 def shard_of(market: Market) -> Shard:
@@ -69,8 +69,10 @@ def instrument_of(market: Market, index: int) -> Instrument:
         settle="USD",
         multiplier=(1, 0),
         price_tick=(1, max(decimals, 0)),
-        lot=(1, max(8 - decimals, 0)),
+        lot=(1, max(UNIT_DECIMALS - decimals, 0)),
         mark_decimals=max(decimals, 0),
+        size_decimals=UNIT_DECIMALS - decimals,
+        price_decimals=decimals,
         tiers=tuple(Tier(floor, rate, leverage) for floor, rate, _, _, leverage in tiers),
     )
 

@@ -41,6 +41,8 @@ GUARDS = "engine/core/guards.py"
 DEBTS = "engine/core/debts.py"
 MACHINE = "engine/core/machine.py"
 FOLLOW = "engine/core/kernels/follow.py"
+FILLS = "engine/core/kernels/fills.py"
+USUAL_FILL = "engine/core/usual_fill.py"
 PRICING = "engine/core/pricing.py"
 ROWS = "engine/core/kernels/rows.py"
 SEGMENTS = "engine/core/kernels/segments.py"
@@ -49,6 +51,7 @@ TRIGGERS = "engine/core/kernels/triggers.py"
 SHARES = "engine/core/kernels/shares.py"
 INDEX_TESTS = ("tests/test_triggers.py",)
 FOLLOW_TESTS = ("tests/test_follow.py",)
+FILL_TESTS = ("tests/test_usual_fill.py",)
 
 MUTANTS = (
     Mutant(
@@ -471,6 +474,32 @@ MUTANTS = (
         FOLLOW_TESTS,
     ),
     Mutant("batch leaves who is stuck", MACHINE, " or shard.stuck or shard.dirty", " or shard.dirty", FOLLOW_TESTS),
+    # The same of fills: each of these posts one that is not usual, or something else than it says.
+    Mutant("posting takes part of a lot", FILLS, "size % spec[LOT_STEPS] != 0 or ", "", FILL_TESTS),
+    Mutant("posting takes isolated fills", FILLS, " or fills[place, ISOLATED] != 0", "", FILL_TESTS),
+    Mutant("posting mixes legs", FILLS, "if (position.leg == NET) != (leg == NET):", "if leg > SHORT:", FILL_TESTS),
+    Mutant(
+        "posting crosses zero in one part",
+        FILLS,
+        "is_crossing = held != 0 and after != 0",
+        "is_crossing = held != 0 and after == 0",
+        FILL_TESTS,
+    ),
+    Mutant(
+        "posting releases too much",
+        FILLS,
+        "released = mul_div_floor(cost, abs(size), abs(held))",
+        "released = -mul_div_floor(-cost, abs(size), abs(held))",
+        FILL_TESTS,
+    ),
+    Mutant("posting pays down", FILLS, "-floor - (1 if remainder > 0 else 0)", "-floor", FILL_TESTS),
+    Mutant("posting overlooks who is left with nothing", FILLS, "equity <= 0)", "equity < 0)", FILL_TESTS),
+    Mutant("posting knows no bound of a row", FILLS, " and not has_room(", " and False and not has_room(", FILL_TESTS),
+    Mutant("fill is posted twice", USUAL_FILL, "key in shard.ids or ", "", FILL_TESTS),
+    Mutant("fill answers nobody", USUAL_FILL, "(fill.account, fill.order_id) in shard.order_rows or ", "", FILL_TESTS),
+    Mutant("fill lets timers wait", USUAL_FILL, "shard.timers[0][0] > max", "shard.timers[0][0] >= max", FILL_TESTS),
+    Mutant("fill overlooks what waits", USUAL_FILL, " or bool(book.waiting or shard.forced)", "", FILL_TESTS),
+    Mutant("fill keeps a belief", USUAL_FILL, "    shard.future = None\n", "", FILL_TESTS),
 )
 
 

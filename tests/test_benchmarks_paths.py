@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import exactness, hot_fills
+from benchmarks import exactness, hot_fill_lines, hot_fills
 from benchmarks.__main__ import Sizes, fill_lines, main, path_lines
 from benchmarks.hot_c import IndexC, compile_c
 from benchmarks.hot_engine import Batches, Index, Indexed
+from benchmarks.hot_fill_lines import EVENTS, LINES, measure_fill_lines
 from benchmarks.hot_fills import accounts_a_batch, draw_fills, measure_fills, time_batches
 from benchmarks.hot_market import Market, make_market
 from benchmarks.hot_path import (
@@ -463,6 +464,18 @@ def test_a_stream_is_brought_in_batches_one_by_one_and_by_loops():
     assert events == {"lines, 256 a batch": 2, "lines, 1 a batch": 400} | loops
 
 
+def test_fill_lines_are_posted_by_a_kernel_and_leave_the_same_book_as_messages():
+    entry = measure_fill_lines(accounts=50, fills=1_000, walks=2)
+    assert (entry["fills"], entry["posted"]) == (1_000, 1_000)
+    assert {name: times.events for name, times in entry["ways"].items()} == {LINES: 4 * 2, EVENTS: 4 * 2}
+
+
+def test_fill_lines_that_leave_another_book_are_caught(monkeypatch):
+    monkeypatch.setattr(hot_fill_lines, "by_events", lambda shard: lambda part: None)
+    with pytest.raises(SystemExit, match="fills, a message a line: another book than the first way's"):
+        measure_fill_lines(accounts=50, fills=300, walks=1)
+
+
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory) -> tuple[dict[str, Any], str]:
     """What a quick run of tiny sizes writes and prints."""
@@ -474,7 +487,7 @@ def quick_run(tmp_path_factory) -> tuple[dict[str, Any], str]:
 
 def test_the_document_says_what_was_measured_on_and_how_much(quick_run):
     document, _ = quick_run
-    assert list(document) == ["machine", "paths", "fills", "stream", "log", "decode", "replay"]
+    assert list(document) == ["machine", "paths", "fills", "stream", "fill_lines", "log", "decode", "replay"]
     assert set(document["machine"]) == {"processor", "cores", "load", "python", "numba", "numpy", "liq-engine"}
     (entry,) = document["paths"]
     assert (entry["accounts"], entry["symbols"], entry["seed"]) == (200, 200, 1)
@@ -510,7 +523,7 @@ def test_the_table_has_a_line_for_every_way_and_the_ratios(quick_run, library):
     titles = [line.split(":")[0] for line in lines if line and not line.startswith(" ")]
     assert titles[1:] == [
         *("calm", "crash", "gap", "bytes an account, 200 accounts"),
-        *("fills", "stream", "log", "decode", "replay"),
+        *("fills", "stream", "fill lines", "log", "decode", "replay"),
     ]
     for ways in (*(entry[name]["ways"] for name in ("calm", "crash", "gap")), document["fills"]["ways"]):
         for label in ways:

@@ -50,6 +50,8 @@ from engine.core.shard import Shard
 from engine.core.ladders import SurveyOptions
 from engine.core.survey import Survey
 from engine.core.volatility import Sigmas
+from engine.edges.codec import encode_event
+from engine.edges.line_batch import LineReader
 from engine.edges.views import account_document
 from engine.edges.warmup import warm_up
 from engine.edges.what_if import what_if
@@ -63,6 +65,15 @@ terms = {"settle": "USD", "price_tick": "0.1", "lot": "0.001", "tiers": tiers}
 assets = {"USD": build_asset("USD", {"price": "1"}), "BTC": build_asset("BTC", {})}
 held = {name: assets[name] for name in sys.argv[1].split(",")}
 shard = Shard(Risk(assets=held, instruments={"X": build_instrument("X", terms)}))
+
+def fold(*events):
+    places = [Origin("test", -1, number) for number in range(len(events))]
+    lines = LineReader(shard.book).read_values(
+        [encode_event(event) for event in events], message=places.index, origin=places.__getitem__
+    )
+    Machine(shard).fold(lines)
+
+
 events = [
     Mark("X", (100, 0), 1),
     Transfer("1", "alice", "USD", (50, 0), 2),
@@ -70,6 +81,8 @@ events = [
 ]
 Machine(shard).apply(Message(Origin("test", -1, 0), event) for event in events)
 steps = {
+    # Both as usual as can be: neither is asked for as a message.
+    "lines": lambda: fold(Mark("X", (101, 0), 4), Fill("2", "alice", "X", "sell", (2, 0), (101, 0), 4, (1, 1))),
     "an account": lambda: account_document(shard, "alice", SurveyOptions(), Sigmas()),
     "an unknown account": lambda: account_document(shard, "bob", SurveyOptions(), Sigmas()),
     "a fill": lambda: what_if(shard, "alice", [SALE]),
@@ -102,7 +115,7 @@ def test_crash_needs_no_kernel_that_the_warm_up_has_not_compiled(tmp_path):
 @pytest.mark.parametrize("assets", ["USD", "USD,BTC"])
 def test_the_first_request_and_the_first_change_of_parameters_find_all_kernels_ready(assets):
     late = json.loads(said(sys.executable, "-c", COMPILED + MARKET, assets).stdout)
-    assert len(late) == 6
+    assert len(late) == 7
     assert {step: kernels for step, kernels in late.items() if kernels} == {}
 
 

@@ -40,13 +40,17 @@ from engine.core.kernels.tables import (
     GAP_UNPRICED,
     IS_BEHIND,
     IS_OPEN,
+    LOT_STEPS,
     MARK_DECIMALS,
     MARK_STEPS,
     MARK_TS,
     PRICE,
+    PRICE_DECIMALS,
     RANK,
+    SIZE_DECIMALS,
     SIZE_MAX,
     STANDING_FLAGS,
+    STEP_UNITS,
     SYSTEM,
     UNPRICED,
 )
@@ -171,6 +175,7 @@ class Book:
         self.weights[index] = weight_table(asset)
         self.tables.set_weights(index, self.weights[index])
         self.tables.set_fixed(index, is_fixed=asset.price_units is not None)
+        self.tables.assets[index, STEP_UNITS] = asset.step_units
         self.standings.clear()
         if asset.price_units is not None:
             self.set_asset_price(index, asset.price_units, self.asset_prices[index].ts, is_seen=True)
@@ -197,6 +202,8 @@ class Book:
         # More steps than any price has leave each mark to exact integers.
         grid = instrument.mark_decimals, min(instrument.mark_steps, INT64_MAX)
         self.tables.symbols[index, [MARK_DECIMALS, MARK_STEPS]] = grid
+        scales = instrument.size_decimals, instrument.price_decimals, min(instrument.lot_steps, INT64_MAX)
+        self.tables.symbols[index, [SIZE_DECIMALS, PRICE_DECIMALS, LOT_STEPS]] = scales
         self.standings.clear()
 
     # Prices.

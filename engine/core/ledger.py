@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.core.book import INSURANCE_ROW, Book
+from engine.core.book import INSURANCE_ROW, Book, Int64Array
 from engine.core.events import BAD_DEBT, CLEARING, FEES
+from engine.core.kernels.fills import UNUSUAL, post_fill
 from engine.core.kernels.funding import funding_payments_into
 from engine.errors import check
 
@@ -82,6 +83,21 @@ def pay_fee(book: Book, row: int, asset: int, amount: int) -> None:
     """Post a trading fee (> 0) or rebate (< 0) between a row and ``$fees``."""
     book.set_wallet(row, asset, book.wallet(row, asset) - amount)
     book.system[FEES][asset] += amount
+
+
+def try_post_fill(book: Book, row: int, symbol: int, fills: Int64Array, place: int) -> int:
+    """Post a usual fill and its fee, as ``fill`` and ``pay_fee`` do; return what ``kernels/fills.py`` made of it.
+
+    UNUSUAL: nothing has changed. ``fills`` and ``place`` as ``post_fill`` takes them.
+    """
+    done, size, cash, fee = post_fill(book.tables.view, fills, place, row, symbol)
+    if done != UNUSUAL:
+        book.standings.pop(row, None)
+        clearing = book.clearing[symbol]
+        clearing.size -= size
+        clearing.cost -= cash
+        book.system[FEES][book.settle[symbol]] += fee
+    return int(done)
 
 
 def pay_insurance(book: Book, row: int, asset: int, amount: int) -> None:

@@ -24,6 +24,7 @@ from engine.core.pricing import check_reached
 from engine.core.refusal import Refusal
 from engine.core.rejects import reject_fields
 from engine.core.shard import Shard
+from engine.core.usual_fill import try_usual_fill
 from engine.errors import InvariantError
 from engine.units import INT64_MAX, NS_PER_S
 
@@ -47,7 +48,7 @@ class Machine:
 
     def apply_one(self, message: Message) -> None:
         """Apply one message; its outputs stay in the shard."""
-        if self.verify_every and (self.shard.counters.messages + 1) % self.verify_every == 0:
+        if self._is_verified_next():
             self._take_verified(message)
         else:
             self._take(message)
@@ -55,16 +56,16 @@ class Machine:
     def fold(self, lines: Lines) -> list[Output]:
         """Apply a batch of lines in order, as ``apply`` does the messages that they say.
 
-        Usual marks are put in force by a kernel, many at a time; all else is taken one by one.
+        Usual marks are put in force by a kernel, many at a time, and usual fills posted by one; all else is taken in
+        full, one by one.
         """
         position = 0
         while position < lines.count:
             followed = self._follow(lines, position)
             if followed == position:
-                message = lines.message(position)
-                if message is not None:
-                    self.apply_one(message)
                 followed += 1
+                if not self._fill(lines, position) and (message := lines.message(position)) is not None:
+                    self.apply_one(message)
             position = followed
         outputs, self.shard.outputs = self.shard.outputs, []
         return outputs
@@ -72,9 +73,7 @@ class Machine:
     def _follow(self, lines: Lines, begin: int) -> int:
         """Put usual marks from ``begin`` on in force until one finds rows in need; return the first line not taken."""
         shard, book = self.shard, self.shard.book
-        if lines.marks[begin, SYMBOL] < 0 or shard.venue is not None or shard.stuck or shard.dirty:
-            return begin
-        if book.clock is None or book.is_scanned:
+        if lines.marks[begin, SYMBOL] < 0 or book.clock is None or not self._is_quiet():
             return begin
         due = min(shard.timers[0][0], INT64_MAX) if shard.timers else INT64_MAX
         ahead = min(book.policy.max_future_s * NS_PER_S, INT64_MAX)
@@ -91,6 +90,31 @@ class Machine:
         if found:
             self._examine(set(book.tables.found_rows[:found].tolist()), "mark")
         return int(end)
+
+    def _fill(self, lines: Lines, index: int) -> bool:
+        """Apply a line without a message if it is a usual fill; return whether it was one."""
+        shard, fill = self.shard, lines.fill(index)
+        if fill is None or shard.book.clock is None or not self._is_quiet() or self._is_verified_next():
+            return False
+        applied = try_usual_fill(shard, fill)
+        if applied is None:
+            return False
+        shard.counters.messages += 1
+        shard.counters.accepted += 1
+        shard.origin = lines.origin(index)
+        row, may_need_look = applied
+        if may_need_look:
+            self._examine({row}, "fill")
+        return True
+
+    def _is_quiet(self) -> bool:
+        """Return whether nothing but the next message decides what it does: only then may a kernel take it."""
+        shard = self.shard
+        return not (shard.venue is not None or shard.stuck or shard.dirty or shard.book.is_scanned)
+
+    def _is_verified_next(self) -> bool:
+        """Return whether the next message is one at which the trigger index is held against a look at everybody."""
+        return bool(self.verify_every) and (self.shard.counters.messages + 1) % self.verify_every == 0
 
     def _take_verified(self, message: Message) -> None:
         """Apply one input; raises InvariantError where a look at everybody finds another row in need."""

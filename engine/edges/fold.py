@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from engine.core.events import (
@@ -46,7 +47,7 @@ TYPES: dict[str, tuple[type[Event | Reject], ...]] = {
     "control": (Reject, Pause, SetParams),
 }
 INPUT_TOPICS = tuple(TYPES)
-MARKS_TOPIC = "mark-prices"
+MARKS_TOPIC, FILLS_TOPIC = "mark-prices", "fills"
 
 
 class Record(Protocol):
@@ -132,14 +133,14 @@ class Fold:
         return lines
 
     def read(self, records: Sequence[Record], places: Sequence[Origin]) -> Lines:
-        """Return inputs as the machine takes them; a mark is one only where it came as one."""
+        """Return inputs as the machine takes them; marks and fills are such only where they came as such."""
         lines = self.reader.read_values(
             [record.value or b"" for record in records],
             message=lambda index: message_of(records[index], places[index].topic, self.shard.number),
             origin=places.__getitem__,
         )
         lines.marks[[place.topic != MARKS_TOPIC for place in places], SYMBOL] = -1
-        return lines
+        return replace(lines, fill=lambda index: lines.fill(index) if places[index].topic == FILLS_TOPIC else None)
 
     def close_batch(self, *, delivery: str, engine: str, checked: Checked | None = None) -> tuple[bytes, Batch]:
         """Return the order record of the open batch, which begins anew, and move the position past it."""

@@ -1,4 +1,4 @@
-"""How a batch of raw lines is read for the machine: usual marks by a kernel, other lines when their turn comes."""
+"""How a batch of raw lines is read for the machine: usual marks and fills by a kernel, others when their turn comes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,30 @@ import numpy.typing as npt
 from engine.core.book import Book, Int64Array
 from engine.core.events import Message, Origin
 from engine.core.kernels.follow import MARK_COLUMNS, marks_into
-from engine.core.kernels.lines import LINE_COLUMNS, read_lines_into
-from engine.core.lines import Lines
+from engine.core.kernels.lines import (
+    ACCOUNT_LENGTH,
+    ACCOUNT_START,
+    FILL,
+    FILL_ID_LENGTH,
+    FILL_ID_START,
+    KIND,
+    LINE_COLUMNS,
+    ORDER_ID_LENGTH,
+    ORDER_ID_START,
+    SYMBOL_LENGTH,
+    SYMBOL_START,
+    TS,
+    read_lines_into,
+)
+from engine.core.lines import FillLine, Lines, no_fill
 from engine.core.names import NameIndex
+
+# Of a fill: its time, and where each of its names stands, as ``FillLine`` has them.
+_NAMED = [
+    TS,
+    *(SYMBOL_START, SYMBOL_LENGTH, ACCOUNT_START, ACCOUNT_LENGTH),
+    *(FILL_ID_START, FILL_ID_LENGTH, ORDER_ID_START, ORDER_ID_LENGTH),
+]
 
 
 class LineReader:
@@ -54,4 +75,30 @@ class LineReader:
         marks = np.empty((count, MARK_COLUMNS), dtype=np.int64)
         read_lines_into(buffer, begins, ends, count, self.fields)
         marks_into(buffer, self.fields, *self.symbols.table, marks)
-        return Lines(marks, message, origin)
+        return Lines(marks, message, origin, fills_of(buffer, self.fields[:count]))
+
+
+def fills_of(buffer: npt.NDArray[np.uint8], fields: Int64Array) -> Callable[[int], FillLine | None]:
+    """Return what tells the fill that a line of a batch says, if it is one of the usual form.
+
+    buffer, fields  as ``read_lines_into`` leaves them; the fields may be written anew afterwards
+    """
+    lines = np.flatnonzero(fields[:, KIND] == FILL)
+    if not len(lines):
+        return no_fill
+    fills, text = fields[lines], buffer.data
+    named = fills[:, _NAMED].tolist()
+    places = {line: place for place, line in enumerate(lines.tolist())}
+
+    def name(start: int, length: int) -> str:
+        return str(text[start : start + length], "ascii")
+
+    def fill(index: int) -> FillLine | None:
+        place = places.get(index)
+        if place is None:
+            return None
+        ts, symbol, symbol_size, account, account_size, fill_id, fill_id_size, order_id, order_id_size = named[place]
+        names = name(symbol, symbol_size), name(account, account_size), name(fill_id, fill_id_size)
+        return FillLine(fills, place, ts, *names, name(order_id, order_id_size) if order_id_size else "")
+
+    return fill

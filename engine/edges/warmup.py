@@ -116,9 +116,14 @@ def second_half() -> None:
     """Survey a book, and take a batch of lines as a log file and as a topic brings them."""
     shard = held_shard()
     Survey(shard).advance(1_000_000)
-    data = b"".join(encode_event(Mark("LINEAR", (price, 0), 1 + price)) + b"\n" for price in (101, 102))
+    events = (
+        Mark("LINEAR", (101, 0), 2),
+        Mark("LINEAR", (102, 0), 3),
+        Fill("1", "a", "LINEAR", "buy", (1, 0), (1, 2), 4),
+    )
+    data = b"".join(encode_event(event) + b"\n" for event in events)
     buffer = np.frombuffer(data, dtype=np.uint8)
-    begins, ends = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    begins, ends = np.zeros(len(events), dtype=np.int64), np.zeros(len(events), dtype=np.int64)
     split_lines_into(buffer, 0, begins, ends)
     lines = LineReader(shard.book).read(
         buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)

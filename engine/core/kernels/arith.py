@@ -10,6 +10,9 @@ import numpy as np
 
 from engine.core.kernels.compile import inlined, kernel
 
+# Those of ten that fit in int64.
+POWERS_OF_TEN = np.array([10**power for power in range(19)], dtype=np.int64)
+
 _PPM = np.int64(1_000_000)
 _MASK32 = np.uint64(0xFFFFFFFF)
 _U32 = np.uint64(32)

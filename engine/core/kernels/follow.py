@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.core.kernels.arith import POWERS_OF_TEN
 from engine.core.kernels.compile import kernel, spliced
 from engine.core.kernels.limits import worth_bound, worth_of_symbol
 from engine.core.kernels.lines import KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START
@@ -41,7 +42,6 @@ STREAM_COLUMNS = 4
 _PRICE_MAX = 4 * 10**18
 _WORTH_MAX = 8.9e18
 _PPM = 1e6
-_POWERS = np.array([10**power for power in range(19)], dtype=np.int64)
 
 
 @kernel
@@ -66,13 +66,13 @@ def scaled_price(mantissa, places, decimals, steps):
     """Return mantissa / 10**places rounded half to even to ``decimals``, times ``steps``; 0 where it may not fit."""
     if places <= decimals:
         shift = decimals - places
-        if shift > 18 or mantissa > _PRICE_MAX // _POWERS[shift]:
+        if shift > 18 or mantissa > _PRICE_MAX // POWERS_OF_TEN[shift]:
             return np.int64(0)
-        price = mantissa * _POWERS[shift]
+        price = mantissa * POWERS_OF_TEN[shift]
     else:
         if places - decimals > 18:
             return np.int64(0)
-        divisor = _POWERS[places - decimals]
+        divisor = POWERS_OF_TEN[places - decimals]
         price, rest = mantissa // divisor, mantissa % divisor
         # 2 x rest may leave int64, what is missing to the divisor does not.
         if rest > divisor - rest or (rest == divisor - rest and price & 1 == 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import IS_INVERSE, VALUE_DEN, VALUE_NUM, collateral_value
-from engine.core.kernels.rows import values_of
+from engine.core.kernels.rows import row_standing, values_of
 from engine.core.kernels.runs import next_position
 from engine.core.kernels.tables import (
     BALANCE_MAX,
@@ -22,6 +22,8 @@ from engine.core.kernels.tables import (
 _SURELY_INT64 = 9.2e18
 # Below this all sums of a row do: its margin is at most its notional.
 _SURELY_REACHED = 9.0e18
+# Far from all bounds that a fill is refused for (``intake.try_room``): of one position, and of a row in all.
+_SURELY_HELD, _SURELY_BORNE = 1.0e18, 7.0e18
 _UNIT = 1e8
 
 
@@ -94,3 +96,36 @@ def is_within_reach(t, row, marks, prices):
         bound += (notional + abs(float(position.cost))) * max(price / _UNIT, 1.0)
         id_ = next_position(t, id_)
     return bound < _SURELY_REACHED
+
+
+@inlined
+def worth_at(spec, size, price):
+    """Return what ``size`` (>= 0) is worth at ``price``, in settlement units, in floating point."""
+    scale = float(size) * float(spec[VALUE_NUM]) / float(spec[VALUE_DEN])
+    return scale / float(price) if spec[IS_INVERSE] != 0 else scale * float(price)
+
+
+@inlined
+def is_cash_small(spec, asset_price, size, price, held, cost, balance, fee):
+    """Return whether a fill of ``size`` (>= 0) moves so little that no sum or product that it takes leaves int64.
+
+    held, cost  of the position before, balance  of its settlement asset; fee  in its units, which ``asset_price`` is of
+    """
+    # Of a linear contract's notional the lesser number is multiplied first, an inverse one's is wide (``margin.py``).
+    product = 0.0 if spec[IS_INVERSE] != 0 else float(min(size, price)) * float(spec[VALUE_NUM])
+    worth, moved = max(float(asset_price) / _UNIT, 1.0), worth_at(spec, size, price) + abs(float(fee))
+    if max(moved * worth, abs(float(held)), float(max(size, price)), product) >= _SURELY_HELD:
+        return False
+    return (moved + abs(float(balance)) + abs(float(cost))) * worth < _SURELY_BORNE
+
+
+@inlined
+def has_room(t, row, spec, size, price):
+    """Return whether a row may surely hold ``size`` (>= 0) of a symbol, beside all it holds, traded at ``price``."""
+    at = min(price, spec[PRICE]) if spec[IS_INVERSE] != 0 else max(price, spec[PRICE])
+    worth = worth_at(spec, size, at) * max(float(t.assets[spec[SETTLE], PRICE]) / _UNIT, 1.0)
+    _, _, gross = row_standing(t, row)
+    total = worth + float(gross)
+    for asset in range(t.assets.shape[0]):
+        total += abs(float(t.balances[row, asset])) * max(float(t.assets[asset, PRICE]) / _UNIT, 1.0)
+    return worth < _SURELY_HELD and total < _SURELY_BORNE

@@ -77,6 +77,16 @@ def take_run(t, count):
 
 
 @kernel
+def has_run(t, count):
+    """Return whether there is a run for ``count`` positions (> 0) to be taken."""
+    places = run_places(count)
+    for length in range(_length_of(places), RUN_LENGTHS):
+        if t.settings[FREE_RUNS + length] != NONE:
+            return True
+    return t.settings[TAKEN] + places <= t.positions.size
+
+
+@kernel
 def move_run(t, first, count, wanted):
     """Move ``count`` positions to a run for ``wanted``; return its first place, or NONE for want of room."""
     target = take_run(t, wanted)

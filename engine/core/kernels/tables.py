@@ -58,8 +58,12 @@ MARK_TS, IS_OPEN, MARK_DECIMALS, MARK_STEPS, IS_BEHIND = 16, 17, 18, 19, 20
 # The highest maintenance rate, in ppm, or RATE_UNBOUNDED where margin jumps from tier to tier.
 RATE_TOP = 21
 RATE_UNBOUNDED = 1 << 62
-SYMBOL_COLUMNS = 22
-ASSET_COLUMNS = 14
+# What the numbers of a fill must be multiples of: how many decimals the steps of sizes and of prices have, how many
+# steps a lot is, and how many units the smallest amount of the asset.
+SIZE_DECIMALS, PRICE_DECIMALS, LOT_STEPS = 22, 23, 24
+STEP_UNITS = 14
+SYMBOL_COLUMNS = 25
+ASSET_COLUMNS = 15
 
 # Columns of ``settings``: the trigger is "below" (0/1), margin call ratio and re-arm ratio in ppm, how many rows are in
 # ``stale``; how many places of ``positions`` were ever taken, and for each length of a run the first place of one that
@@ -78,8 +82,8 @@ class Tables(Handle):
     balances   int64[row, asset]    units of the asset
     holders    int32[slot]          row that holds a position at a slot of a symbol's segment
     keys       float32[side, slot]  where a falling (0) and a rising (1) price concerns the slot; both side by side
-    symbols    int64[symbol, 22]
-    assets     int64[asset, 14]
+    symbols    int64[symbol, 25]
+    assets     int64[asset, 15]
     tiers      int64[tier, 5]       those of a symbol from TIERS_FIRST to TIERS_END
     weights    int64[slice, 4]      those of an asset from WEIGHTS_FIRST to WEIGHTS_END
     settings   int64[37]
