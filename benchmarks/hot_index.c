@@ -188,7 +188,7 @@ static inline int is_call_for_a_look(const struct tables *t, int32_t flags, int6
 {
     if (maintenance > 0 && (t->settings[BELOW] ? equity < maintenance : equity <= maintenance))
         return 1;
-    if (maintenance == 0 && equity < 0)
+    if (maintenance == 0 && equity <= 0)
         return 1;
     if (flags & CALLED)
         return !is_at_ratio(equity, maintenance, t->settings[REARM_PPM]);

@@ -75,7 +75,7 @@ static inline const struct band *band_of(const struct band *bands, uint16_t *pla
 static inline int64_t needs_a_look(int64_t equity, int64_t maintenance, int64_t call_ppm)
 {
     int is_at_ratio = (int128)maintenance * PPM >= (int128)equity * call_ppm;
-    return is_at_ratio & ((maintenance > 0) | (equity < 0));
+    return is_at_ratio & ((maintenance > 0) | (equity <= 0));
 }
 
 static void set_price(struct band *bands, int64_t begin, int64_t end, int64_t price)

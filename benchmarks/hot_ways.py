@@ -203,7 +203,7 @@ def is_in_need(equity: Any, maintenance: Any, call_ppm: Any) -> Any:
     amount, ratio, ppm = np.uint64(max(equity, np.int64(0))), np.uint64(call_ppm), np.uint64(PPM)
     millions = amount // ppm
     required = millions * ratio + ((amount - millions * ppm) * ratio + ppm - np.uint64(1)) // ppm
-    return (np.uint64(maintenance) >= required) & ((maintenance > 0) | (equity < 0))
+    return (np.uint64(maintenance) >= required) & ((maintenance > 0) | (equity <= 0))
 
 
 @kernel
@@ -331,7 +331,7 @@ class HoldersNumpy(Way):
         # MM >= E x ratio, the product split so that it stays within 64 bits.
         millions = equity // PPM
         required = millions * CALL_PPM + ppm_up((equity - millions * PPM) * CALL_PPM)
-        in_need = (maintenance >= required) & ((maintenance > 0) | (equity < 0))
+        in_need = (maintenance >= required) & ((maintenance > 0) | (equity <= 0))
         self.touched = rows[in_need]
         return len(self.touched)
 
@@ -386,7 +386,7 @@ class PythonLoop(Way):
                         break
                     line = tier
                 maintenance -= (line[2] - notional * line[1]) // PPM
-            if maintenance * PPM >= equity * CALL_PPM and (maintenance > 0 or equity < 0):
+            if maintenance * PPM >= equity * CALL_PPM and (maintenance > 0 or equity <= 0):
                 found.append(row)
         self.touched = np.array(found, dtype=np.int32)
         return len(found)

@@ -132,7 +132,7 @@ def needs_a_look(
     below, call_ppm, rearm_ppm = rule
     if is_own or not is_priced:
         return False
-    is_owing = maintenance == 0 and equity < 0
+    is_owing = maintenance == 0 and equity <= 0
     changes_call = (
         not is_at_ratio(equity, maintenance, rearm_ppm) if is_called else is_at_ratio(equity, maintenance, call_ppm)
     )

@@ -668,6 +668,15 @@ def test_debt_is_a_case_only_once_a_sale_of_all_would_not_pay_it():
     assert pick(ended, "outcome equity") == ("closed", "0.49999999")
 
 
+def test_price_at_which_a_holding_counts_for_just_what_is_owed_makes_the_debt_a_case():
+    desk = Desk(assets={"COIN": {"slippage": "0.01"}})
+    desk.tell(asset_price("COIN", "1.01"), deposit("alice", "100", "COIN"), withdraw("alice", "100"))
+    # 100 coins sold one percent under a price of 1 bring 99.
+    outputs = desk.tell(asset_price("COIN", "1"))
+    assert desk.equity("alice") == "0"
+    assert kinds(outputs) == ["liquidation_started", "cancel_orders", "collateral_sale"]
+
+
 def test_largest_holding_is_sold_first_and_only_as_much_as_the_debt_needs():
     desk = Desk(assets={"COIN": COIN, "GOLD": {"weights": [["0", "0"]], "decimals": 2}})
     desk.tell(asset_price("COIN", "10"), asset_price("GOLD", "100"), mark("100"))

@@ -338,6 +338,18 @@ def test_fees_that_add_up_beyond_the_bound_are_refused():
     assert one(outputs[-1:], "reject")["reason"] == "overflow"
 
 
+def test_fee_in_coins_is_bounded_by_what_the_coins_are_worth():
+    inverse = {"kind": "inverse", "settle": "COIN", "lot": "1", "price_tick": "0.5", "tiers": [["0", "0.01", "50"]]}
+    desk = Desk(assets={"COIN": {}}, instruments={"COINUSD": inverse})
+    desk.tell(asset_price("COIN", "100"), mark("100", "COINUSD"), deposit("alice", "1000", "COIN"))
+    before = desk.state()
+    (reject,) = desk.tell(buy("alice", "1", "100", "COINUSD", fee="400000000.00000001"))
+    assert reject["reason"] == "overflow"
+    assert desk.state() == before
+    # What is worth 40 billion is let in.
+    assert "reject" not in kinds(desk.tell(buy("alice", "1", "100", "COINUSD", fee="400000000")))
+
+
 def test_price_of_an_asset_that_is_fixed_too_high_for_a_balance_is_refused():
     desk = Desk(assets={"COIN": {}})
     desk.tell(asset_price("COIN", "1"), deposit("alice", "40000000000", "COIN"))

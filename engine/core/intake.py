@@ -371,7 +371,9 @@ def try_room(book: Book, event: Fill, symbol: int, leg: int, bucket: str, size: 
     cash = symbol_notional(book, symbol, abs(size), price)
     cost = book.position(row, symbol, leg)[1] if row is not None else 0
     balance = book.wallet(row, book.settle[symbol]) if row is not None else 0
-    if max(fee, cash) > POSITION_UNITS_MAX or abs(balance) + abs(cost) + cash + fee > INT64_BOUND:
+    asset_price = book.asset_prices[book.settle[symbol]].value or UNIT
+    moved = abs(balance) + abs(cost) + cash + fee
+    if worth_of(max(fee, cash), asset_price) > POSITION_UNITS_MAX or worth_of(moved, asset_price) > INT64_BOUND:
         return Refusal("overflow", "the fill's cash leaves 64 bits")
     if abs(held + size) <= abs(held):
         return None
@@ -379,13 +381,17 @@ def try_room(book: Book, event: Fill, symbol: int, leg: int, bucket: str, size: 
     lowest = min(price, book.marks[symbol].value or price)
     at = lowest if book.instruments[symbol].is_inverse else highest
     notional = symbol_notional(book, symbol, abs(held + size), at)
-    asset_price = book.asset_prices[book.settle[symbol]].value or UNIT
-    worth = max(notional, notional * asset_price // UNIT)
+    worth = worth_of(notional, asset_price)
     if max(price, worth) > POSITION_UNITS_MAX:
         return Refusal("overflow", f"the position would exceed {POSITION_UNITS_MAX // UNIT}")
     if row is not None and worth + row_gross(book, row) > ACCOUNT_UNITS_MAX:
         return Refusal("overflow", f"the account would exceed {ACCOUNT_UNITS_MAX // UNIT} gross")
     return None
+
+
+def worth_of(amount: int, asset_price: int) -> int:
+    """Return the larger of what an amount (>= 0) is in settlement units and in valuation units: both must fit."""
+    return max(amount, amount * asset_price // UNIT)
 
 
 def row_gross(book: Book, row: int) -> int:

@@ -133,8 +133,6 @@ def post_fill(t, fills, place, row, symbol):
     equity, maintenance, _ = row_standing(t, row)
     flags = t.rows[row, FLAGS]
     is_in_need = flags & WATCHED != 0 or is_call_for_a_look(t, flags, equity, maintenance)
-    # Without margin to keep, a debt may be more than what is held would bring: the machine knows (``debts.py``).
-    is_in_need = is_in_need or (maintenance == 0 and equity <= 0)
     return IN_NEED if is_in_need else POSTED, size, cash, fee
 
 

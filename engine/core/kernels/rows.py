@@ -159,8 +159,8 @@ def is_call_for_a_look(t, flags, equity, maintenance):
     """Return whether these figures of a row that is neither watched nor the engine's own call for a decision."""
     if is_liquidatable(equity, maintenance, t.settings[BELOW] != 0):
         return True
-    # Without positions only a debt can matter.
-    if maintenance == 0 and equity < 0:
+    # Without positions only a debt can matter: what is held may bring less than it counts for (``debts.py``).
+    if maintenance == 0 and equity <= 0:
         return True
     if flags & CALLED:
         return not is_at_ratio(equity, maintenance, t.settings[REARM_PPM])
