@@ -30,7 +30,7 @@ def no_fill(_index: int) -> FillLine | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lines:
     """Inputs in their order; whoever reads them from files or a broker makes these.
 

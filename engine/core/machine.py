@@ -17,7 +17,7 @@ import numpy as np
 from engine.core.confirm import expire_pending
 from engine.core.events import DEAD_LETTERS_TOPIC, Event, Ignored, Mark, Message, Origin, Output, Reject
 from engine.core.intake import DUPLICATE, IGNORED, Applied, Outcome, apply_event, key_of
-from engine.core.kernels.follow import CLOCK, SYMBOL, follow_marks
+from engine.core.kernels.follow import BAND_PPM, CLOCK, DUE, FUTURE_NS, STREAM_COLUMNS, SYMBOL, follow_marks
 from engine.core.lines import Lines
 from engine.core.liquidation import examine, note_fill, sweep_buckets
 from engine.core.pricing import check_reached
@@ -38,6 +38,8 @@ class Machine:
         self.shard = shard
         # Each so many messages the trigger index is held against a look at everybody; 0: never.
         self.verify_every = verify_every
+        # What a run of usual marks is told of where the log stands.
+        self.stream = np.zeros(STREAM_COLUMNS, dtype=np.int64)
 
     def apply(self, batch: Iterable[Message]) -> list[Output]:
         """Apply messages in order; return the outputs they caused, in order of ``seq``."""
@@ -59,8 +61,8 @@ class Machine:
         Usual marks are put in force by a kernel, many at a time, and usual fills posted by one; all else is taken in
         full, one by one.
         """
-        position = 0
-        while position < lines.count:
+        position, count = 0, lines.count
+        while position < count:
             followed = self._follow(lines, position)
             if followed == position:
                 followed += 1
@@ -77,8 +79,13 @@ class Machine:
             return begin
         due = min(shard.timers[0][0], INT64_MAX) if shard.timers else INT64_MAX
         ahead = min(book.policy.max_future_s * NS_PER_S, INT64_MAX)
-        stream = np.array([book.clock, due, ahead, book.policy.price_band_ppm], dtype=np.int64)
-        marks = lines.marks
+        stream, marks = self.stream, lines.marks
+        stream[CLOCK], stream[DUE], stream[FUTURE_NS], stream[BAND_PPM] = (
+            book.clock,
+            due,
+            ahead,
+            book.policy.price_band_ppm,
+        )
         if self.verify_every:
             marks = marks[: begin + self.verify_every - 1 - shard.counters.messages % self.verify_every]
         end, found = follow_marks(book.tables.view, marks, begin, stream, book.tables.found_rows)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from engine.core.events import (
@@ -30,7 +29,7 @@ from engine.core.events import (
     Transfer,
 )
 from engine.core.kernels.follow import SYMBOL
-from engine.core.lines import Lines
+from engine.core.lines import Lines, no_fill
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.codec import decode, encode
@@ -139,8 +138,13 @@ class Fold:
             message=lambda index: message_of(records[index], places[index].topic, self.shard.number),
             origin=places.__getitem__,
         )
-        lines.marks[[place.topic != MARKS_TOPIC for place in places], SYMBOL] = -1
-        return replace(lines, fill=lambda index: lines.fill(index) if places[index].topic == FILLS_TOPIC else None)
+        others = [index for index, place in enumerate(places) if place.topic != MARKS_TOPIC]
+        if others:
+            lines.marks[others, SYMBOL] = -1
+        if lines.fill is not no_fill:
+            fill = lines.fill
+            lines.fill = lambda index: fill(index) if places[index].topic == FILLS_TOPIC else None
+        return lines
 
     def close_batch(self, *, delivery: str, engine: str, checked: Checked | None = None) -> tuple[bytes, Batch]:
         """Return the order record of the open batch, which begins anew, and move the position past it."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core.book import Book, Int64Array
 from engine.core.events import Message, Origin
-from engine.core.kernels.follow import MARK_COLUMNS, marks_into
+from engine.core.kernels.follow import MARK_COLUMNS, read_marks_into
 from engine.core.kernels.lines import (
     ACCOUNT_LENGTH,
     ACCOUNT_START,
@@ -23,7 +24,6 @@ from engine.core.kernels.lines import (
     SYMBOL_LENGTH,
     SYMBOL_START,
     TS,
-    read_lines_into,
 )
 from engine.core.lines import FillLine, Lines, no_fill
 from engine.core.names import NameIndex
@@ -52,10 +52,9 @@ class LineReader:
         origin: Callable[[int], Origin],
     ) -> Lines:
         """Return lines that came one by one."""
-        lengths = np.array([len(value) for value in values], dtype=np.int64)
-        ends = np.cumsum(lengths)
+        bounds = np.array([0, *accumulate(map(len, values))], dtype=np.int64)
         buffer = np.frombuffer(b"".join(values), dtype=np.uint8)
-        return self.read(buffer, ends - lengths, ends, message=message, origin=origin)
+        return self.read(buffer, bounds[:-1], bounds[1:], message=message, origin=origin)
 
     def read(
         self,
@@ -68,24 +67,22 @@ class LineReader:
     ) -> Lines:
         """Return the lines of a buffer that begin and end where said; see ``Lines`` for the rest."""
         count = len(ends)
-        for instrument in self.book.instruments[len(self.symbols) :]:
-            self.symbols.add(instrument.symbol.encode())
+        if len(self.symbols) < len(self.book.instruments):
+            for instrument in self.book.instruments[len(self.symbols) :]:
+                self.symbols.add(instrument.symbol.encode())
         if len(self.fields) < count:
             self.fields = np.zeros((count, LINE_COLUMNS), dtype=np.int64)
         marks = np.empty((count, MARK_COLUMNS), dtype=np.int64)
-        read_lines_into(buffer, begins, ends, count, self.fields)
-        marks_into(buffer, self.fields, *self.symbols.table, marks)
-        return Lines(marks, message, origin, fills_of(buffer, self.fields[:count]))
+        fills = read_marks_into(buffer, begins, ends, self.fields, *self.symbols.table, marks)
+        return Lines(marks, message, origin, fills_of(buffer, self.fields[:count]) if fills else no_fill)
 
 
 def fills_of(buffer: npt.NDArray[np.uint8], fields: Int64Array) -> Callable[[int], FillLine | None]:
-    """Return what tells the fill that a line of a batch says, if it is one of the usual form.
+    """Return what tells the fill that a line of a batch with fills says, if it is one of the usual form.
 
     buffer, fields  as ``read_lines_into`` leaves them; the fields may be written anew afterwards
     """
     lines = np.flatnonzero(fields[:, KIND] == FILL)
-    if not len(lines):
-        return no_fill
     fills, text = fields[lines], buffer.data
     named = fills[:, _NAMED].tolist()
     places = {line: place for place, line in enumerate(lines.tolist())}

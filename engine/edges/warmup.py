@@ -1,7 +1,7 @@
 """How kernels are made ready before the first message: every signature the core uses, compiled and cached.
 
 Not a list of kernels to keep in step with the code: tiny markets are run through the core, and what that calls is what
-gets compiled. Where the cache is not filled yet a second process compiles the second half of it at the same time.
+gets compiled. Where the cache is not filled yet a second process takes the same steps the other way round.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from engine.core.book import CROSS
+from engine.core.book import CROSS, Book
 from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, SetParams, Transfer
 from engine.core.kernels.compile import CACHE_DIR
 from engine.core.kernels.lines import split_lines_into
 from engine.core.ladders import SurveyOptions
+from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.margin import statement
 from engine.core.params import Risk, build_asset, build_instrument
@@ -48,12 +49,10 @@ def warm_up(say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     started_s = time.perf_counter()
     if is_cold():
         say("compiling the kernels, once for this version: about half a minute")
-        with second_half_beside():
-            first_half()
+        with other_way_round_beside():
+            go_through(STEPS)
     else:
-        first_half()
-    second_half()
-    answer()
+        go_through(STEPS)
     if CACHE_DIR is not None:
         (CACHE_DIR / COMPLETE).touch()
     return {
@@ -69,10 +68,10 @@ def is_cold() -> bool:
 
 
 @contextmanager
-def second_half_beside() -> Iterator[None]:
-    """Compile the second half in another process during the block, if there is a second core.
+def other_way_round_beside() -> Iterator[None]:
+    """Go through the steps from the last to the first in another process during the block, if there is a second core.
 
-    What comes of it is in the cache; what does not is compiled by whoever needs it.
+    What either has compiled the other finds in the cache, so they meet wherever that is.
     """
     if (os.cpu_count() or 1) == 1:
         yield
@@ -81,18 +80,30 @@ def second_half_beside() -> Iterator[None]:
         yield
 
 
-def first_half() -> None:
-    """Run a tiny market through the core: a liquidation by order, a deleveraging, other parameters."""
-    shard = new_shard()
-    events: list[Event] = [
-        AssetPrice("BTC", (100, 0), 1),
-        Mark("LINEAR", (100, 0), 1),
-        Mark("INVERSE", (100, 0), 1),
-        Transfer("1", "a", "USD", (100, 0), 2),
+def go_through(steps: Iterable[Callable[[], object]]) -> None:
+    """Take each step."""
+    for step in steps:
+        step()
+
+
+def trade() -> None:
+    """Take messages of every kind, by which nobody comes to harm."""
+    apply(
+        new_shard(),
+        *OPENING,
         Transfer("2", "a", "BTC", (1, 0), 2),
-        Fill("1", "a", "LINEAR", "buy", (1, 0), (100, 0), 3),
         Fill("2", "a", "INVERSE", "buy", (1, 0), (100, 0), 3),
-        # The mark of 80.5 leaves b bankrupt, and c and d, who have won, are deleveraged.
+        Funding("LINEAR", (1, 4), 4),
+        AssetPrice("BTC", (99, 0), 5),
+    )
+
+
+def liquidate() -> None:
+    """Bring an account down that still has something of its own, and one that has not: others are deleveraged."""
+    apply(
+        new_shard(),
+        *OPENING,
+        # The mark of 80.5 leaves b bankrupt, and c and d, who have won, are deleveraged; e still has something.
         Transfer("3", "b", "USD", (2, 0), 3),
         Transfer("4", "c", "USD", (1000, 0), 3),
         Transfer("5", "d", "USD", (1000, 0), 3),
@@ -101,21 +112,14 @@ def first_half() -> None:
         Fill("4", "c", "LINEAR", "sell", (1, 0), (100, 0), 3),
         Fill("5", "d", "LINEAR", "sell", (1, 0), (100, 0), 3),
         Fill("6", "e", "LINEAR", "buy", (1, 0), (100, 0), 3),
-        Funding("LINEAR", (1, 4), 4),
-        AssetPrice("BTC", (99, 0), 5),
-        # Here e still has something of its own.
         Mark("LINEAR", (805, 1), 6),
         SetParams("policy", "policy", 6, {"margin_call_ratio": "0.7"}),
         Mark("LINEAR", (1, 0), 7),
-    ]
-    Machine(shard).apply(Message(Origin("warmup", -1, 0), event) for event in events)
-    statement(shard.book, shard.book.row_index["a", CROSS])
+    )
 
 
-def second_half() -> None:
-    """Survey a book, and take a batch of lines as a log file and as a topic brings them."""
-    shard = held_shard()
-    Survey(shard).advance(1_000_000)
+def read_lines(book: Book | None = None) -> Lines:
+    """Read a batch of lines as a log file and as a topic brings them."""
     events = (
         Mark("LINEAR", (101, 0), 2),
         Mark("LINEAR", (102, 0), 3),
@@ -125,17 +129,49 @@ def second_half() -> None:
     buffer = np.frombuffer(data, dtype=np.uint8)
     begins, ends = np.zeros(len(events), dtype=np.int64), np.zeros(len(events), dtype=np.int64)
     split_lines_into(buffer, 0, begins, ends)
-    lines = LineReader(shard.book).read(
+    return LineReader(book or new_shard().book).read(
         buffer, begins, ends, message=lambda _: None, origin=lambda index: Origin("warmup", -1, index)
     )
-    Machine(shard).fold(lines)
+
+
+def fold_lines() -> None:
+    """Take such a batch."""
+    shard = held_shard()
+    Machine(shard).fold(read_lines(shard.book))
+
+
+def survey() -> None:
+    """Survey a book."""
+    Survey(held_shard()).advance(1_000_000)
+
+
+def state() -> None:
+    """State what a row is worth, and where it would be liquidated."""
+    shard = held_shard()
+    statement(shard.book, shard.book.row_index["a", CROSS])
 
 
 def answer() -> None:
-    """Answer what the API is asked: by now that needs little that is not there."""
+    """Answer what the API is asked."""
     shard = held_shard()
     account_document(shard, "a", SurveyOptions(), Sigmas())
     what_if(shard, "a", [{"type": "fill", "symbol": "LINEAR", "side": "buy", "qty": "1", "price": "1"}])
+
+
+# What stands at the ends has little in common, so two processes seldom compile the same at the same time.
+STEPS = (trade, liquidate, fold_lines, state, answer, survey, read_lines)
+OPENING = (
+    AssetPrice("BTC", (100, 0), 1),
+    Mark("LINEAR", (100, 0), 1),
+    Mark("INVERSE", (100, 0), 1),
+    Transfer("1", "a", "USD", (100, 0), 2),
+    Fill("1", "a", "LINEAR", "buy", (1, 0), (100, 0), 3),
+)
+
+
+def apply(shard: Shard, *events: Event) -> None:
+    """Bring events to a shard."""
+    Machine(shard).apply(Message(Origin("warmup", -1, 0), event) for event in events)
 
 
 def new_shard() -> Shard:
@@ -157,4 +193,4 @@ def held_shard() -> Shard:
 
 
 if __name__ == "__main__":
-    second_half()
+    go_through(reversed(STEPS))

@@ -13,7 +13,7 @@ import numpy as np
 from engine.core.kernels.arith import POWERS_OF_TEN
 from engine.core.kernels.compile import kernel, spliced
 from engine.core.kernels.limits import worth_bound, worth_of_symbol
-from engine.core.kernels.lines import KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START
+from engine.core.kernels.lines import FILL, KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START, read_lines_into
 from engine.core.kernels.lines import PRICE as LINE_PRICE
 from engine.core.kernels.lines import TS as LINE_TS
 from engine.core.kernels.names import find_name
@@ -45,20 +45,25 @@ _PPM = 1e6
 
 
 @kernel
-def marks_into(buffer, fields, tags, ids, starts, arena, marks):
-    """Write of each line the mark that it says, if its symbol is known.
+def read_marks_into(buffer, begins, ends, fields, tags, ids, starts, arena, marks):
+    """Write what each line says, and of each the mark that it is, if its symbol is known; return how many are fills.
 
-    buffer, fields           as ``read_lines_into`` leaves them (``lines.py``)
+    buffer ... fields        as ``read_lines_into`` takes and leaves them (``lines.py``)
     tags ... arena           the names of the symbols (``names.py``), in the order of their numbers
     marks  int64[line, 4]    out, columns above
     """
+    read_lines_into(buffer, begins, ends, marks.shape[0], fields)
+    fills = 0
     for line in range(marks.shape[0]):
         marks[line, SYMBOL] = -1
+        if fields[line, KIND] == FILL:
+            fills += 1
         if fields[line, KIND] == MARK:
             start, length = fields[line, SYMBOL_START], fields[line, SYMBOL_LENGTH]
             marks[line, SYMBOL] = find_name(tags, ids, starts, arena, buffer, start, length)
             marks[line, MANTISSA], marks[line, PLACES] = fields[line, LINE_PRICE], fields[line, PRICE_PLACES]
             marks[line, TS] = fields[line, LINE_TS]
+    return fills
 
 
 @spliced

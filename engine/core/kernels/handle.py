@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import from_dtype, typeof, types
+from numba import typeof, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import NativeValue, lower_getattr_generic, register_model, unbox
+from numba.np.numpy_support import as_dtype
 
 # Behind the address stand int64 words. Of an array: the bytes of an item, how many items, where they are; then its
 # length along each dimension, and the steps in bytes.
@@ -35,6 +36,7 @@ class HandleType(types.Type):  # type: ignore[misc]  # numba has no types
         self.arrays = arrays
         sizes = [_LENGTHS + 2 * array.ndim for array in arrays.values()]
         self.begins = dict(zip(arrays, np.cumsum([0, *sizes]).tolist(), strict=False))
+        self.dtypes = {name: as_dtype(array.dtype) for name, array in arrays.items()}
 
 
 class Handle:
@@ -47,20 +49,17 @@ class Handle:
     _numba_type_: ClassVar[HandleType]
 
     def __init__(self, **arrays: npt.NDArray[Any]) -> None:
-        kinds = self._numba_type_.arrays
-        for name, array in arrays.items():
-            kind = kinds[name]
-            is_whole = array.flags.c_contiguous if kind.layout == "C" else array.flags.f_contiguous
-            is_fit = is_whole and array.flags.writeable and array.ndim == kind.ndim
-            if not is_fit or from_dtype(array.dtype) != kind.dtype:
+        dtypes, words = self._numba_type_.dtypes, list[int]()
+        for name, kind in self._numba_type_.arrays.items():
+            array = arrays[name]
+            flags = array.flags
+            is_whole = flags.c_contiguous if kind.layout == "C" else flags.f_contiguous
+            if not (is_whole and flags.writeable and array.ndim == kind.ndim and array.dtype == dtypes[name]):
                 raise ValueError(f"{name}: {typeof(array)} where {kind} is needed")
             setattr(self, name, array)
-        words = [
-            (array.itemsize, array.size, array.ctypes.data, *array.shape, *array.strides)
-            for array in map(arrays.__getitem__, kinds)
-        ]
-        self._words = np.array(sum(words, ()), dtype=np.int64)
-        self.address = self._words.ctypes.data
+            words += array.itemsize, array.size, address_of(array), *array.shape, *array.strides
+        self._words = np.array(words, dtype=np.int64)
+        self.address = address_of(self._words)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays by their names."""
@@ -69,6 +68,12 @@ class Handle:
     def replaced(self, **arrays: npt.NDArray[Any]) -> Self:
         """Return a handle of the same arrays but for some."""
         return type(self)(**{**self.arrays(), **arrays})
+
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Return where an array's first byte is."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 register_model(HandleType)(models.OpaqueModel)
