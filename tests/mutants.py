@@ -43,13 +43,16 @@ MACHINE = "engine/core/machine.py"
 FOLLOW = "engine/core/kernels/follow.py"
 FILLS = "engine/core/kernels/fills.py"
 USUAL_FILL = "engine/core/usual_fill.py"
+LEVELS = "engine/core/kernels/levels.py"
 PRICING = "engine/core/pricing.py"
 ROWS = "engine/core/kernels/rows.py"
+RUNS = "engine/core/kernels/runs.py"
 SEGMENTS = "engine/core/kernels/segments.py"
 TABLES = "engine/core/tables.py"
 TRIGGERS = "engine/core/kernels/triggers.py"
 SHARES = "engine/core/kernels/shares.py"
 INDEX_TESTS = ("tests/test_triggers.py",)
+RUN_TESTS = ("tests/test_runs.py",)
 FOLLOW_TESTS = ("tests/test_follow.py",)
 FILL_TESTS = ("tests/test_usual_fill.py",)
 
@@ -445,6 +448,139 @@ MUTANTS = (
         "            keys[:, self.used : self.used + size // 2] = self.keys[:, base : base + size // 2]\n",
         INDEX_TESTS,
     ),
+    Mutant(
+        "price finds a slot from both sides",
+        TRIGGERS,
+        "if side == FALLING or t.keys[FALLING, base + slot] < falling:",
+        "if True:",
+        ("tests/test_kernels.py", *INDEX_TESTS),
+    ),
+    Mutant(
+        "price that rises finds nobody who was not found falling",
+        TRIGGERS,
+        "if side == FALLING or t.keys[FALLING, base + slot] < falling:",
+        "if side == FALLING:",
+        INDEX_TESTS,
+    ),
+    Mutant(
+        "debtor with nothing left is passed by",
+        ROWS,
+        "if maintenance == 0 and equity <= 0:",
+        "if maintenance == 0 and equity < 0:",
+        ("tests/test_kernels.py", "tests/test_liquidation.py"),
+    ),
+    # Where positions stand: each of these loses one, or takes another one for it.
+    Mutant("run is one place short", RUNS, "    while places < count:\n", "    while places < count - 1:\n", RUN_TESTS),
+    Mutant(
+        "run of another length is given back",
+        RUNS,
+        "give_run(t, first, run_places(count))",
+        "give_run(t, first, run_places(wanted))",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "rest of a longer run is lost", RUNS, "            give_run(t, first + places, found - places)\n", "", RUN_TESTS
+    ),
+    Mutant(
+        "places left over go with the others",
+        RUNS,
+        "        give_run(t, first + after, before - after)\n",
+        "",
+        RUN_TESTS,
+    ),
+    Mutant("row does not end where it did", RUNS, "    t.positions[first + count - 2].is_last = 1\n", "", RUN_TESTS),
+    Mutant("row ends where it did", ROWS, "        t.positions[id_ - 1].is_last = 0\n", "", RUN_TESTS),
+    Mutant(
+        "only places behind all others are thought free",
+        RUNS,
+        "        if t.settings[FREE_RUNS + length] != NONE:\n            return True\n",
+        "",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "only places given back are thought free",
+        RUNS,
+        "return t.settings[TAKEN] + places <= t.positions.size",
+        "return False",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "one place more is thought free",
+        RUNS,
+        "return t.settings[TAKEN] + places <= t.positions.size",
+        "return t.settings[TAKEN] + places <= t.positions.size + 1",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "holder that moves up is not told its slot",
+        ROWS,
+        "    t.positions[held_at(t, symbol, last)].slot = slot\n",
+        "",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "other leg is taken for a slot's",
+        ROWS,
+        "(t.positions[id_].symbol != symbol or t.positions[id_].slot != slot)",
+        "t.positions[id_].symbol != symbol",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "positions stand by symbol number",
+        ROWS,
+        "return t.symbols[other.symbol, RANK] < t.symbols[symbol, RANK]",
+        "return other.symbol < symbol",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "loaded rows get no room of their own",
+        ROWS,
+        "        places += run_places(end - first)\n",
+        "        places += end - first\n",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "first row's positions are saved as every row's",
+        ROWS,
+        "    for row in range(count):\n        id_ = np.int64(t.rows[row, HEAD])\n",
+        "    for row in range(count):\n        id_ = np.int64(t.rows[0, HEAD])\n",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "packing leaves the holders behind",
+        TABLES,
+        "            holders[self.used : self.used + size] = self.holders[base : base + size]\n",
+        "",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "keys of what is loaded are not packed",
+        TABLES,
+        "        self._pack(self._keys_in_use() + sum(map(segment_size, capacities)))\n",
+        "",
+        RUN_TESTS,
+    ),
+    Mutant(
+        "array that nobody may write to is handed over",
+        "engine/core/kernels/handle.py",
+        "is_fit = is_whole and array.flags.writeable and",
+        "is_fit = is_whole and",
+        ("tests/test_handle.py",),
+    ),
+    Mutant(
+        "level is sought from the second border down",
+        LEVELS,
+        "here, borders, above - 1, -1)",
+        "here, borders, above - 2, -1)",
+        ("tests/test_kernels.py",),
+    ),
+    Mutant(
+        "level above is the last healthy price",
+        LEVELS,
+        "return last if standing else last + way",
+        "return last if standing or way > 0 else last + way",
+        ("tests/test_kernels.py",),
+    ),
     # The batch path: each of these puts a mark in force that is not of the usual kind, or something else than it says.
     Mutant("batch ignores the band", FOLLOW, "(stream[BAND_PPM] != 0 and", "(stream[BAND_PPM] < 0 and", FOLLOW_TESTS),
     Mutant("batch takes older marks", FOLLOW, " or ts < symbol[MARK_TS]", "", FOLLOW_TESTS),
@@ -493,7 +629,14 @@ MUTANTS = (
         FILL_TESTS,
     ),
     Mutant("posting pays down", FILLS, "-floor - (1 if remainder > 0 else 0)", "-floor", FILL_TESTS),
-    Mutant("posting overlooks who is left with nothing", FILLS, "equity <= 0)", "equity < 0)", FILL_TESTS),
+    Mutant("posting overlooks who is watched", FILLS, "flags & WATCHED != 0 or is_call", "is_call", FILL_TESTS),
+    Mutant(
+        "opening takes places that are not there",
+        FILLS,
+        " and not has_run(t, count + 1):",
+        " and count < 0:",
+        FILL_TESTS,
+    ),
     Mutant("posting knows no bound of a row", FILLS, " and not has_room(", " and False and not has_room(", FILL_TESTS),
     Mutant("fill is posted twice", USUAL_FILL, "key in shard.ids or ", "", FILL_TESTS),
     Mutant("fill answers nobody", USUAL_FILL, "(fill.account, fill.order_id) in shard.order_rows or ", "", FILL_TESTS),
