@@ -31,7 +31,8 @@ STATIC_CHECKS = (
 )
 KERNEL_TESTS = [
     "pytest",
-    *(f"tests/test_{name}.py" for name in ("kernels", "triggers", "lines", "names", "heatmap", "distance")),
+    *(f"tests/test_{name}.py" for name in ("kernels", "handle", "runs", "triggers", "follow", "usual_fill")),
+    *(f"tests/test_{name}.py" for name in ("lines", "names", "heatmap", "distance")),
 ]
 BOUNDS_CHECKED = {
     "NUMBA_BOUNDSCHECK": "1",

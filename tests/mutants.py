@@ -489,12 +489,12 @@ MUTANTS = (
         RUN_TESTS,
     ),
     Mutant("row does not end where it did", RUNS, "    t.positions[first + count - 2].is_last = 1\n", "", RUN_TESTS),
-    Mutant("row ends where it did", ROWS, "        t.positions[id_ - 1].is_last = 0\n", "", RUN_TESTS),
+    Mutant("row ends where it did", ROWS, "[id_ - 1].is_last = 0", "[id_ - 1].is_last = 1", RUN_TESTS),
     Mutant(
         "only places behind all others are thought free",
         RUNS,
         "        if t.settings[FREE_RUNS + length] != NONE:\n            return True\n",
-        "",
+        "        if t.settings[FREE_RUNS + length] != NONE:\n            break\n",
         RUN_TESTS,
     ),
     Mutant(

@@ -8,6 +8,7 @@ machine beside one that looks at everybody. Seeds are printed by what fails; ``C
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.core import ledger
 from engine.core.book import Book
 from engine.core.events import Message
 from engine.core.kernels.segments import ALWAYS, NEVER, build_maxima, next_crossed, put_key, segment_size, top_key
@@ -566,6 +568,47 @@ def test_book_that_grows_from_nothing_passes_nobody_by():
         assert all(is_in_order(book, row) for row in range(len(book.accounts)))
     assert len(book.accounts) > 60
     assert len(book.instruments) > 15
+
+
+@pytest.mark.parametrize("scale", SCALES[1:3], ids=lambda scale: f"{scale.worth:,}")
+def test_accounts_that_open_and_close_for_long_in_many_symbols_are_passed_by_by_nobody(scale):
+    """Rows of up to fifty positions and legs fill and empty in turn, while accounts, symbols and assets are added."""
+    random = Random(f"{SEED} churn {scale.worth}")
+    crowd = Crowd(random, rows=4, scale=scale)
+    book, grown, most, emptied, moved = crowd.book, Counter[str](), 0, 0, 0
+    arrays = book.tables.view.arrays()
+    for step in range(6_000):
+        is_filling = step // 500 % 2 == 0
+        if step % 40 == 0 and len(book.instruments) < 46:
+            crowd.add_symbol(f"{random.choice('ABTZ')}{step}")
+        if step % 60 == 0:
+            crowd.add_row(f"b{step}")
+        if step % 600 == 0 and len(book.assets) < 9:
+            crowd.add_asset(Asset(f"N{step}", weights=crowd.draw_weights()))
+        # Some accounts trade much more than others.
+        row = 1 + int((len(book.accounts) - 1) * random.random() ** 4)
+        mine = book.positions_of(row)
+        if mine and random.random() < (0.1 if is_filling else 0.9):
+            symbol, leg = random.choice(mine)
+            price = crowd.price(("mark", symbol)) or crowd.starts["mark", symbol]
+            ledger.fill(book, row, symbol, leg, -book.position(row, symbol, leg)[0], price)
+            emptied += len(mine) == 1
+        elif book.buckets[row] == "":
+            crowd.trade(row, random.randrange(len(book.instruments)))
+        if step % 20 == 0:
+            place, found = crowd.move()
+            assert found == crowd.in_need(place), (SEED, scale, step, place)
+            moved += len(found)
+            crowd.tune(row)
+        if step % 100 == 0:
+            check_triggers(book)
+        most, before, arrays = max(most, len(mine)), arrays, book.tables.view.arrays()
+        grown.update(name for name, array in arrays.items() if array is not before[name])
+    check_triggers(book)
+    # Or little of it would have been tried.
+    assert most > 32
+    assert min(emptied, moved) > 20, (emptied, moved)
+    assert all(grown[name] > 3 for name in arrays if name != "settings"), grown
 
 
 def is_in_order(book: Book, row: int) -> bool:
