@@ -171,7 +171,8 @@ class Trading(Feed):
             {"account": "$insurance"}, {"account": "$insurance", "symbol": "BTCUSDT", "fee": "0.01"},
             {"account": "$fees"}, {"account": "$nobody"}, {"isolated": True}, {"isolated": False}, {"leg": "long"},
             {"leg": "short"}, {"leg": "both"}, {"fill_id": f"id-{random.randrange(len(self.lines))}"},
-            {"ts": self.now - random.randint(1, 30 * MS)}, {"ts": self.now + random.choice((59, 60, 61)) * SECOND},
+            {"ts": self.now - random.randint(1, 30 * MS)},
+            *[{"ts": self.now + ahead * SECOND} for ahead in (59, 60, 61, 300)],
             {"account": "né"}, {"fill_id": "né"}, {"note": "unknown"}, {"order_id": f"{account}/1/1"},
             {"qty": huge, "price": huge}, {"account": "a0", "symbol": "BTCUSDT"}, {"fee": "0.00"}, {"fee": "-0"},
         ]  # fmt: skip
@@ -239,7 +240,8 @@ def test_the_streams_hold_every_kind_of_usual_fill_and_every_kind_that_is_none()
         reserved_account bad_leg bad_number out_of_range overflow future_ts duplicates"""
     )
     assert [name for name in (*expected, "started by fill") if not said[name]] == [], f"seed {SEED}"
-    assert kernels > fills // 3, f"seed {SEED}: {kernels} of {fills}"
+    # The tables of so few accounts are often full where one opens a position, and such a fill is a message.
+    assert kernels > fills // 5, f"seed {SEED}: {kernels} of {fills}"
 
 
 # ------------------------------------------------------------------------------------------------------- any magnitude
