@@ -453,7 +453,7 @@ MUTANTS = (
         TRIGGERS,
         "if side == FALLING or t.keys[FALLING, base + slot] < falling:",
         "if True:",
-        ("tests/test_kernels.py", *INDEX_TESTS),
+        INDEX_TESTS,
     ),
     Mutant(
         "price that rises finds nobody who was not found falling",
@@ -630,6 +630,13 @@ MUTANTS = (
     ),
     Mutant("posting pays down", FILLS, "-floor - (1 if remainder > 0 else 0)", "-floor", FILL_TESTS),
     Mutant("posting overlooks who is watched", FILLS, "flags & WATCHED != 0 or is_call", "is_call", FILL_TESTS),
+    Mutant(
+        "crossing takes places that are not there",
+        FILLS,
+        "(is_new or is_crossing) and not has_run",
+        "is_new and not has_run",
+        FILL_TESTS,
+    ),
     Mutant(
         "opening takes places that are not there",
         FILLS,

@@ -22,8 +22,8 @@ from engine.core import ledger
 from engine.core.book import Book
 from engine.core.events import Message
 from engine.core.kernels.segments import ALWAYS, NEVER, build_maxima, next_crossed, put_key, segment_size, top_key
-from engine.core.kernels.tables import CALLED, CAPACITY, COLD, PRICE, STALE_COUNT, UNPRICED, WATCHED
-from engine.core.kernels.triggers import share_stale
+from engine.core.kernels.tables import BASE, CALLED, CAPACITY, COLD, PRICE, STALE_COUNT, UNPRICED, WATCHED
+from engine.core.kernels.triggers import crossed_into, share_stale
 from engine.core.machine import Machine
 from engine.core.params import Asset, Instrument, Policy, Risk, Tier
 from engine.core.pricing import reprice_all, try_put_asset_price, try_put_mark
@@ -455,6 +455,30 @@ def test_tree_finds_what_a_plain_list_finds(capacity):
         for _ in range(random.choice((1, 3, capacity // 4))):
             tree.put(random.randrange(capacity), tree.draw())
         tree.check()
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES[:5])
+def test_price_finds_each_slot_once_whichever_of_its_keys_it_reaches(capacity):
+    """Keys so near to each other, or the wrong way round, that a price may lie beyond both of a slot's."""
+    random = Random(f"{SEED} both sides {capacity}")
+    store = TableStore()
+    store.add_symbol(np.array([0, 1, 1], dtype=np.int64), 0)
+    store.reserve_holders(0, capacity)
+    symbol = store.symbols[0]
+    base = int(symbol[BASE])
+    for slot in range(capacity):
+        for side in range(2):
+            put_key(store.keys, side, base, capacity, slot, np.float32(random.randint(10, 70) * (1, -1)[side]))
+    # Room for what would be wrong.
+    found = np.zeros(2 * capacity, dtype=np.int32)
+    low, high = store.keys[:, base : base + capacity] * [[1], [-1]]
+    both = 0
+    for price in range(1, 80):
+        symbol[PRICE] = price
+        count = crossed_into(store.view, symbol, found)
+        assert sorted(found[:count].tolist()) == np.flatnonzero((price <= low) | (price >= high)).tolist()
+        both += int(((price <= low) & (price >= high)).sum())
+    assert both > capacity
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)

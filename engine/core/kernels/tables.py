@@ -1,9 +1,9 @@
 """What the kernels see of a book: its arrays, whose growth is ``core/tables.py``'s business.
 
-Nothing that a price can change is stored. A position is its size and its cost, a row the head of the list of its
-positions and a line of balances; equity and margin are computed from them when somebody asks (``rows.py``). So a tick
-that concerns nobody costs nobody anything, and no sum can go stale. Which rows a tick does concern is what ``keys``
-are for (``triggers.py``).
+Nothing that a price can change is stored. A position is its size and its cost, a row a run of positions (``runs.py``)
+and a line of balances; equity and margin are computed from them when somebody asks (``rows.py``). So a tick that
+concerns nobody costs nobody anything, and no sum can go stale. Which rows a tick does concern is what ``keys`` are for
+(``triggers.py``).
 """
 
 from __future__ import annotations
