@@ -69,6 +69,13 @@ def test_empty_file_is_a_policy_without_instruments(write: Any) -> None:
     assert load_risk(write("")) == Risk()
 
 
+def test_more_instruments_than_positions_can_name_are_refused(write: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(config, "INSTRUMENTS_MAX", 1)
+    assert len(load_risk(write(BTC)).instruments) == 1
+    with pytest.raises(InputError, match=r"risk\.toml: instruments: 2: at most 1$"):
+        load_risk(write(BTC + BTC.replace("BTCUSDT", "ETHUSDT")))
+
+
 def test_toml_floats_are_read_as_the_decimals_they_are_written_with(write: Any) -> None:
     path = write("[policy]\na = 0.1\nb = 0.0000001\nc = 1_000.50\nd = +0.30000000000000004\n")
     read = read_toml(path)["policy"]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from engine.core import control as control_messages
 from engine.core.events import REJECT_REASONS
 from engine.edges.config import load_risk
 from engine.tools.replay import ReplayOptions, run_replay
@@ -336,6 +337,18 @@ def test_fees_that_add_up_beyond_the_bound_are_refused():
     desk.tell(mark("100"))
     outputs = desk.tell(*(buy("alice", "1", "100", fee="30000000000") for _ in range(4)))
     assert one(outputs[-1:], "reject")["reason"] == "overflow"
+
+
+def test_an_instrument_more_than_a_position_can_name_is_refused(monkeypatch):
+    monkeypatch.setattr(control_messages, "INSTRUMENTS_MAX", 3)
+    desk = Desk()
+    terms = {"settle": "USDT", "price_tick": "0.1", "lot": "0.001", "tiers": [["0", "0.01", "50"]]}
+    assert len(desk.shard.book.instruments) == 2
+    assert "reject" not in kinds(desk.tell(control("set_instrument", symbol="THIRD", **terms)))
+    (reject,) = desk.tell(control("set_instrument", symbol="FOURTH", **terms))
+    assert (reject["reason"], reject["detail"]) == ("out_of_range", "there are 3 instruments, no more are held")
+    # Those there are may still be changed.
+    assert "reject" not in kinds(desk.tell(control("set_instrument", symbol="THIRD", price_tick="0.2")))
 
 
 def test_fee_in_coins_is_bounded_by_what_the_coins_are_worth():

@@ -51,7 +51,9 @@ from engine.core.ladders import SurveyOptions
 from engine.core.survey import Survey
 from engine.core.volatility import Sigmas
 from engine.edges.codec import encode_event
+from engine.edges.journal import Position
 from engine.edges.line_batch import LineReader
+from engine.edges.snapshot import decode_snapshot, encode_snapshot
 from engine.edges.views import account_document
 from engine.edges.warmup import warm_up
 from engine.edges.what_if import what_if
@@ -89,6 +91,7 @@ steps = {
     "a deposit of a new account": lambda: what_if(shard, "bob", [DEPOSIT]),
     "a policy": lambda: Machine(shard).apply([Message(Origin("test", -1, 1), SetParams("policy", "policy", 4))]),
     "a survey": lambda: Survey(shard).advance(1_000_000),
+    "a snapshot": lambda: decode_snapshot(encode_snapshot(shard, config_hash="", position=Position())),
 }
 late = {}
 for name, step in steps.items():
@@ -115,7 +118,7 @@ def test_crash_needs_no_kernel_that_the_warm_up_has_not_compiled(tmp_path):
 @pytest.mark.parametrize("assets", ["USD", "USD,BTC"])
 def test_the_first_request_and_the_first_change_of_parameters_find_all_kernels_ready(assets):
     late = json.loads(said(sys.executable, "-c", COMPILED + MARKET, assets).stdout)
-    assert len(late) == 7
+    assert len(late) == 8
     assert {step: kernels for step, kernels in late.items() if kernels} == {}
 
 

@@ -9,7 +9,7 @@ from engine.core.confirm import review_pending
 from engine.core.events import EVENTS_TOPIC, Pause, SetParams
 from engine.core.guards import ALL
 from engine.core.margin import liquidatable_rows
-from engine.core.params import Instrument, build_asset, build_instrument, build_policy
+from engine.core.params import INSTRUMENTS_MAX, Instrument, build_asset, build_instrument, build_policy
 from engine.core.pricing import asset_price_overflows, reprice_all
 from engine.core.refusal import Refusal
 from engine.core.shard import Shard
@@ -78,6 +78,8 @@ def _set(book: Book, event: SetParams) -> Refusal | None:
         return None
     symbol = book.symbol_index.get(event.name)
     known = book.instruments[symbol] if symbol is not None else None
+    if known is None and len(book.instruments) >= INSTRUMENTS_MAX:
+        return Refusal("out_of_range", f"there are {INSTRUMENTS_MAX} instruments, no more are held")
     instrument = build_instrument(event.name, event.fields, known)
     if instrument.settle not in book.asset_index:
         return Refusal("unknown_asset", f"no asset {instrument.settle!r}")

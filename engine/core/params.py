@@ -137,6 +137,10 @@ class Instrument:
         return self.kind == "inverse"
 
 
+# A position names its symbol in 16 bits.
+INSTRUMENTS_MAX = 32_767
+
+
 @dataclass(frozen=True, slots=True)
 class Risk:
     """All risk parameters: what a risk file holds."""

@@ -120,7 +120,7 @@ class TableStore:
         """Have ``count`` places behind all that were ever taken."""
         wanted = int(self.settings[TAKEN]) + count
         if wanted > len(self.positions):
-            self.positions = with_room(self.positions, max(wanted, _grown(len(self.positions)), _ROOM))
+            self.positions = with_room(self.positions, max(wanted + _ROOM, _grown(len(self.positions))))
             self.view = self._view()
 
     def add_loaded(self, columns: Int64Array) -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from engine.core.params import (
     ASSET_FIELDS,
     INSTRUMENT_FIELDS,
+    INSTRUMENTS_MAX,
     POLICY_FIELDS,
     REQUIRED_INSTRUMENT_FIELDS,
     Asset,
@@ -103,6 +104,8 @@ def load_risk(path: Path | None = None) -> Risk:
     policy = collect(path.name, "policy", shape.policy, POLICY_FIELDS, build_policy, errors) or Policy()
     assets = load_assets(path.name, shape.assets, policy, errors)
     instruments = load_instruments(path, shape, errors)
+    if len(instruments) > INSTRUMENTS_MAX:
+        errors.add(path.name, "", ParamError("instruments", len(instruments), f"at most {INSTRUMENTS_MAX}"))
     errors.raise_if_any()
     for instrument in instruments.values():
         assets.setdefault(instrument.settle, build_asset(instrument.settle, own_price(instrument.settle, policy)))

@@ -21,6 +21,7 @@ from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, 
 from engine.core.kernels.compile import CACHE_DIR
 from engine.core.kernels.lines import split_lines_into
 from engine.core.ladders import SurveyOptions
+from engine.core.ledger import totals
 from engine.core.lines import Lines
 from engine.core.machine import Machine
 from engine.core.margin import statement
@@ -30,7 +31,9 @@ from engine.core.survey import Survey
 from engine.core.volatility import Sigmas
 from engine.edges.bookfile import load_document
 from engine.edges.codec import encode_event
+from engine.edges.journal import Position
 from engine.edges.line_batch import LineReader
+from engine.edges.snapshot import decode_snapshot, encode_snapshot
 from engine.edges.views import account_document
 from engine.edges.what_if import what_if
 
@@ -146,9 +149,15 @@ def survey() -> None:
 
 
 def state() -> None:
-    """State what a row is worth, and where it would be liquidated."""
+    """State what a row is worth and where it would be liquidated, and what all rows add up to."""
     shard = held_shard()
     statement(shard.book, shard.book.row_index["a", CROSS])
+    totals(shard.book)
+
+
+def keep() -> None:
+    """Write a snapshot, and read it."""
+    decode_snapshot(encode_snapshot(held_shard(), config_hash="", position=Position()))
 
 
 def answer() -> None:
@@ -159,7 +168,7 @@ def answer() -> None:
 
 
 # What stands at the ends has little in common, so two processes seldom compile the same at the same time.
-STEPS = (trade, liquidate, fold_lines, state, answer, survey, read_lines)
+STEPS = (trade, liquidate, fold_lines, keep, state, answer, survey, read_lines)
 OPENING = (
     AssetPrice("BTC", (100, 0), 1),
     Mark("LINEAR", (100, 0), 1),

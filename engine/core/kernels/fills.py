@@ -121,7 +121,8 @@ def post_fill(t, fills, place, row, symbol):
 
     # What crosses zero closes the old position wholly and opens a new one.
     is_crossing = held != 0 and after != 0 and (held > 0) != (after > 0)
-    if (is_new or is_crossing) and not has_run(t, count + 1):
+    # One that is closed leaves its run to the next; only the shorter one in between must be there.
+    if (is_new and not has_run(t, count + 1)) or (is_crossing and count > 1 and not has_run(t, count - 1)):
         return UNUSUAL, _NOTHING, _NOTHING, _NOTHING
 
     # From here on it is posted.
