@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 
 # What a line is: left to the strict path, or one of the two that come by the million.
 HANDED_OVER, MARK, FILL = 0, 1, 2
@@ -132,7 +132,7 @@ def read_lines_into(buffer, begins, ends, count, fields):
         fields[line, KIND] = read_line_into(buffer, begin, end, line, fields)
 
 
-@spliced
+@inlined
 def read_line_into(buffer, begin, end, line, fields):
     """Return what the line from ``begin`` to ``end`` is, its fields written to row ``line``."""
     if end > np.uint64(buffer.size) or begin >= end or end - begin > _LINE_BYTES_MAX:
@@ -276,7 +276,7 @@ def key_at(buffer, at, end):
     return KIND, _U0
 
 
-@spliced
+@inlined
 def choice_at(buffer, at, end, column):
     """Return the code of the word at ``at`` in a field, and the position behind it, 0 if the field has no such word."""
     word = word_at(buffer, at, end)
@@ -304,7 +304,7 @@ def choice_at(buffer, at, end, column):
     return 0, _U0
 
 
-@spliced
+@inlined
 def past_name(buffer, at, end):
     """Return the position behind the quote that ends the name at ``at``; 0 if it is empty or not plain ASCII."""
     start = at
@@ -332,7 +332,7 @@ def time_at(buffer, at, end):
     return stop if value <= _TS_MAX else _U0, np.int64(value)
 
 
-@spliced
+@inlined
 def number_at(buffer, at, end):
     """Return the position behind an exact number, its mantissa and its places; the position is 0 if it is none.
 
