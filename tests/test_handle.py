@@ -9,7 +9,8 @@ import pytest
 from numba.core.errors import TypingError
 
 from engine.core.kernels.compile import kernel
-from engine.core.kernels.tables import POSITION, Tables
+from engine.core.kernels.margin import TIER_COLUMNS, WEIGHT_COLUMNS
+from engine.core.kernels.tables import ASSET_COLUMNS, POSITION, SETTINGS_COLUMNS, SYMBOL_COLUMNS, Tables
 
 ROWS, SLOTS = 5, 48
 
@@ -49,11 +50,11 @@ def arrays(**others: Any) -> dict[str, Any]:
         "balances": np.arange(ROWS * 2, dtype=np.int64).reshape(ROWS, 2),
         "holders": np.arange(SLOTS, dtype=np.int32),
         "keys": np.asfortranarray(np.arange(2 * SLOTS, dtype=np.float32).reshape(2, SLOTS)),
-        "symbols": np.arange(44).reshape(2, 22),
-        "assets": np.arange(28).reshape(2, 14),
-        "tiers": np.arange(20).reshape(4, 5),
-        "weights": np.arange(8).reshape(2, 4),
-        "settings": np.arange(5),
+        "symbols": np.arange(2 * SYMBOL_COLUMNS).reshape(2, -1),
+        "assets": np.arange(2 * ASSET_COLUMNS).reshape(2, -1),
+        "tiers": np.arange(4 * TIER_COLUMNS).reshape(4, -1),
+        "weights": np.arange(2 * WEIGHT_COLUMNS).reshape(2, -1),
+        "settings": np.arange(SETTINGS_COLUMNS),
         "stale": np.zeros(0, dtype=np.int32),
     }
     made["positions"]["size"], made["positions"]["leg"] = np.arange(4) * 1000, 2
@@ -63,7 +64,7 @@ def arrays(**others: Any) -> dict[str, Any]:
 def test_a_kernel_sees_the_arrays_by_their_names():
     figures = np.zeros(12, dtype=np.int64)
     seen_into(Tables(**arrays()), figures)
-    assert figures.tolist() == [2002, 14, ROWS, 9, 2, 7, 33, 33 + SLOTS, 27, sum(range(5, 15)), 2, 0]
+    assert figures.tolist() == [2002, 14, ROWS, 9, 2, 7, 33, 33 + SLOTS, SYMBOL_COLUMNS + 5, sum(range(5, 15)), 2, 0]
 
 
 def test_what_a_kernel_writes_is_in_the_arrays():
@@ -91,10 +92,11 @@ def test_other_arrays_in_place_of_some_leave_the_others():
         ("balances", np.zeros((2, ROWS), dtype=np.int64).T),
         ("keys", np.zeros((2, SLOTS), dtype=np.float32)),
         ("positions", np.zeros(4, dtype=np.int64)),
-        ("settings", np.arange(10)[::2]),
-        ("settings", np.frombuffer(bytes(40), dtype=np.int64)),
+        ("settings", np.arange(2 * SETTINGS_COLUMNS)[::2]),
+        ("settings", np.frombuffer(bytes(8 * SETTINGS_COLUMNS), dtype=np.int64)),
+        ("rows", np.zeros((ROWS, 5), dtype=np.int32)),
     ],
-    ids=["type", "dimensions", "order", "rows first", "fields", "gaps", "read only"],
+    ids=["type", "dimensions", "order", "rows first", "fields", "gaps", "read only", "columns"],
 )
 def test_an_array_that_kernels_would_misread_is_refused(name, array):
     with pytest.raises(ValueError, match=f"^{name}: .* where .* is needed"):

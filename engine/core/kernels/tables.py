@@ -13,6 +13,7 @@ import numpy.typing as npt
 from numba import from_dtype, types
 
 from engine.core.kernels.handle import Handle, HandleType
+from engine.core.kernels.margin import TIER_COLUMNS, WEIGHT_COLUMNS
 
 # One open position, 24 bytes. Those of a row stand side by side (``runs.py``), by symbol name then leg; ``is_last``
 # (0/1) says where they end. ``slot`` is a position's place among the holders of its symbol.
@@ -106,16 +107,16 @@ class Tables(Handle):
     _numba_type_ = HandleType(
         "Tables",
         {
-            "positions": types.Array(from_dtype(POSITION), 1, "C"),
-            "rows": types.Array(types.int32, 2, "C"),
-            "balances": types.Array(types.int64, 2, "C"),
-            "holders": types.Array(types.int32, 1, "C"),
-            "keys": types.Array(types.float32, 2, "F"),
-            "symbols": types.Array(types.int64, 2, "C"),
-            "assets": types.Array(types.int64, 2, "C"),
-            "tiers": types.Array(types.int64, 2, "C"),
-            "weights": types.Array(types.int64, 2, "C"),
-            "settings": types.Array(types.int64, 1, "C"),
-            "stale": types.Array(types.int32, 1, "C"),
+            "positions": (types.Array(from_dtype(POSITION), 1, "C"), (None,)),
+            "rows": (types.Array(types.int32, 2, "C"), (None, ROW_COLUMNS)),
+            "balances": (types.Array(types.int64, 2, "C"), (None, None)),
+            "holders": (types.Array(types.int32, 1, "C"), (None,)),
+            "keys": (types.Array(types.float32, 2, "F"), (2, None)),
+            "symbols": (types.Array(types.int64, 2, "C"), (None, SYMBOL_COLUMNS)),
+            "assets": (types.Array(types.int64, 2, "C"), (None, ASSET_COLUMNS)),
+            "tiers": (types.Array(types.int64, 2, "C"), (None, TIER_COLUMNS)),
+            "weights": (types.Array(types.int64, 2, "C"), (None, WEIGHT_COLUMNS)),
+            "settings": (types.Array(types.int64, 1, "C"), (SETTINGS_COLUMNS,)),
+            "stale": (types.Array(types.int32, 1, "C"), (None,)),
         },
     )
