@@ -563,8 +563,8 @@ MUTANTS = (
     Mutant(
         "array that nobody may write to is handed over",
         "engine/core/kernels/handle.py",
-        "is_fit = is_whole and array.flags.writeable and",
-        "is_fit = is_whole and",
+        "is_whole and flags.writeable and is_long",
+        "is_whole and is_long",
         ("tests/test_handle.py",),
     ),
     Mutant(
@@ -633,15 +633,15 @@ MUTANTS = (
     Mutant(
         "crossing takes places that are not there",
         FILLS,
-        "(is_new or is_crossing) and not has_run",
-        "is_new and not has_run",
+        "is_crossing and count > 1 and not has_run",
+        "is_crossing and count < 0 and not has_run",
         FILL_TESTS,
     ),
     Mutant(
         "opening takes places that are not there",
         FILLS,
-        " and not has_run(t, count + 1):",
-        " and count < 0:",
+        "(is_new and not has_run(t, count + 1))",
+        "(is_new and count < 0)",
         FILL_TESTS,
     ),
     Mutant("posting knows no bound of a row", FILLS, " and not has_room(", " and False and not has_room(", FILL_TESTS),
