@@ -364,7 +364,7 @@ UNUSUAL: dict[str, tuple[list[Body], Body, str | None]] = {
     "with a fee of part of a unit": ([], buy("a", "1", "100", fee="0.000000001"), "surplus_digits"),
     "of nothing": ([], buy("a", "0", "100"), "out_of_range"),
     "of less than nothing": ([], buy("a", "-1", "100"), "out_of_range"),
-    "of a number that is a float": ([], buy("a", 1.5, "100"), "bad_number"),  # type: ignore[arg-type]
+    "of a number that is a float": ([], {**buy("a", "1", "100"), "qty": 1.5}, "bad_number"),
     "of a leg beside a net position": ([], buy("a", "1", "100", leg="long"), "bad_leg"),
     "beyond all bounds": ([], buy("a", "1000000000", "100"), "overflow"),
     "near the bounds": ([deposit("a", "1000000000")], buy("a", "120000000", "100"), None),

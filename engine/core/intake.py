@@ -262,7 +262,7 @@ def apply_transfer(shard: Shard, event: Transfer) -> Outcome:
         return units
     row = book.row_index.get((event.account, bucket))
     balance = units + (book.wallet(row, asset) if row is not None else 0)
-    if abs(balance) > POSITION_UNITS_MAX or abs(balance) * book.asset_prices[asset].value // UNIT > POSITION_UNITS_MAX:
+    if worth_of(abs(balance), book.asset_prices[asset].value) > POSITION_UNITS_MAX:
         return Refusal("overflow", f"the balance would exceed {POSITION_UNITS_MAX // UNIT}")
     shard.advance(event.ts)
     shard.ids.add(("transfer", event.account, event.transfer_id))
@@ -423,7 +423,7 @@ def apply_conversion(shard: Shard, event: Conversion) -> Outcome:
     known = book.row_index.get((event.account, CROSS))
     for asset, amount in ((source, given), (target, received)):
         balance = amount + (abs(book.wallet(known, asset)) if known is not None else 0)
-        if balance * max(book.asset_prices[asset].value, UNIT) // UNIT > POSITION_UNITS_MAX:
+        if worth_of(balance, book.asset_prices[asset].value) > POSITION_UNITS_MAX:
             return Refusal("overflow", f"the balance would exceed {POSITION_UNITS_MAX // UNIT}")
     shard.advance(event.ts)
     shard.ids.add(("conversion", event.account, event.conversion_id))

@@ -67,9 +67,8 @@ class LineReader:
     ) -> Lines:
         """Return the lines of a buffer that begin and end where said; see ``Lines`` for the rest."""
         count = len(ends)
-        if len(self.symbols) < len(self.book.instruments):
-            for instrument in self.book.instruments[len(self.symbols) :]:
-                self.symbols.add(instrument.symbol.encode())
+        for instrument in self.book.instruments[len(self.symbols) :]:
+            self.symbols.add(instrument.symbol.encode())
         if len(self.fields) < count:
             self.fields = np.zeros((count, LINE_COLUMNS), dtype=np.int64)
         marks = np.empty((count, MARK_COLUMNS), dtype=np.int64)
