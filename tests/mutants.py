@@ -479,7 +479,7 @@ MUTANTS = (
         RUN_TESTS,
     ),
     Mutant(
-        "rest of a longer run is lost", RUNS, "            give_run(t, first + places, found - places)\n", "", RUN_TESTS
+        "rest of a longer run is lost", RUNS, "        give_run(t, first + places, found - places)\n", "", RUN_TESTS
     ),
     Mutant(
         "places left over go with the others",
@@ -493,22 +493,22 @@ MUTANTS = (
     Mutant(
         "only places behind all others are thought free",
         RUNS,
-        "        if t.settings[FREE_RUNS + length] != NONE:\n            return True\n",
-        "        if t.settings[FREE_RUNS + length] != NONE:\n            break\n",
+        "_free_length(t, places) < RUN_LENGTHS or ",
+        "",
         RUN_TESTS,
     ),
     Mutant(
         "only places given back are thought free",
         RUNS,
-        "return t.settings[TAKEN] + places <= t.positions.size",
-        "return False",
+        " or t.settings[TAKEN] + places <= t.positions.size",
+        "",
         RUN_TESTS,
     ),
     Mutant(
         "one place more is thought free",
         RUNS,
-        "return t.settings[TAKEN] + places <= t.positions.size",
-        "return t.settings[TAKEN] + places <= t.positions.size + 1",
+        "t.settings[TAKEN] + places <= t.positions.size",
+        "t.settings[TAKEN] + places <= t.positions.size + 1",
         RUN_TESTS,
     ),
     Mutant(

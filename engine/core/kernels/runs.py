@@ -57,18 +57,26 @@ def give_run(t, first, places):
         places -= part
 
 
+@inlined
+def _free_length(t, places):
+    """Return the shortest length of which a run was given back that has so many places, or RUN_LENGTHS."""
+    length = _length_of(places)
+    while length < RUN_LENGTHS and t.settings[FREE_RUNS + length] == NONE:
+        length += 1
+    return length
+
+
 @kernel
 def take_run(t, count):
     """Return the first place of a run for ``count`` positions (> 0), or NONE for want of room."""
     places = run_places(count)
-    wanted = _length_of(places)
-    for length in range(wanted, RUN_LENGTHS):
+    length = _free_length(t, places)
+    if length < RUN_LENGTHS:
         first = t.settings[FREE_RUNS + length]
-        if first != NONE:
-            t.settings[FREE_RUNS + length] = t.positions[first].slot
-            found = length + 1 if length < EXACT_MAX else np.int64(2 * EXACT_MAX) << (length - EXACT_MAX)
-            give_run(t, first + places, found - places)
-            return first
+        t.settings[FREE_RUNS + length] = t.positions[first].slot
+        found = length + 1 if length < EXACT_MAX else np.int64(2 * EXACT_MAX) << (length - EXACT_MAX)
+        give_run(t, first + places, found - places)
+        return first
     first = t.settings[TAKEN]
     if first + places > t.positions.size:
         return np.int64(NONE)
@@ -80,10 +88,7 @@ def take_run(t, count):
 def has_run(t, count):
     """Return whether there is a run for ``count`` positions (> 0) to be taken."""
     places = run_places(count)
-    for length in range(_length_of(places), RUN_LENGTHS):
-        if t.settings[FREE_RUNS + length] != NONE:
-            return True
-    return t.settings[TAKEN] + places <= t.positions.size
+    return _free_length(t, places) < RUN_LENGTHS or t.settings[TAKEN] + places <= t.positions.size
 
 
 @kernel
