@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from engine.__main__ import main
-from engine.core.kernels.compile import CACHE_DIR
+from engine.core.kernels.cache import CACHE_DIR
 from engine.core.machine import Machine
 from engine.core.shard import Shard
 from engine.edges.config import default_risk_path, load_risk
@@ -155,7 +155,7 @@ def test_a_demo_says_that_kernels_are_compiled_before_it_says_where_its_page_is(
             url = demo.url
             told.append(demo.text.partition(url)[0])
             assert demo.interrupt() == 0
-    assert told == ["compiling the kernels, once for this version: about half a minute\n", ""]
+    assert told == ["compiling the kernels, once for this version: about twenty seconds\n", ""]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from numba.core.caching import FunctionCache
 
-from engine.core.kernels.compile import KernelCache, source_hash
+from engine.core.kernels.cache import KernelCache, source_hash
 from engine.core.kernels.rows import needs_a_look
-from tests.verb import ROOT
+from tests.verb import said
 
 # What has been compiled for which types, or loaded from the cache.
 COMPILED = """
@@ -102,13 +101,6 @@ print(json.dumps(late))
 """
 
 
-def said(*command, env=os.environ):
-    """Return what a command of its own process printed."""
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_crash_needs_no_kernel_that_the_warm_up_has_not_compiled(tmp_path):
     found = json.loads(said(sys.executable, "-c", COMPILED + CRASH, str(tmp_path)).stdout.splitlines()[-1])
     assert found["before"] > 40
@@ -130,7 +122,7 @@ def test_empty_cache_is_filled_by_two_processes_once(tmp_path):
         told.append((json.loads(done.stdout)["kernels"], done.stderr))
     (cold, first), (warm, second) = told
     assert cold == warm > 100
-    assert first == "compiling the kernels, once for this version: about half a minute\n"
+    assert first == "compiling the kernels, once for this version: about twenty seconds\n"
     assert second == ""
     # Some are called with 32 and with 64 bits; none is compiled anew for each constant that it is called with.
     assert len(list(tmp_path.rglob("*.nbc"))) < 1.1 * cold

@@ -1,8 +1,9 @@
-"""One of our commands as a process of its own, as somebody at a terminal starts it, its log in a file."""
+"""A command as a process of its own: one of ours as somebody starts it, its log in a file, or any until it ends."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,3 +18,10 @@ class Verb(Child):
 
     def __init__(self, log: Path, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
         super().__init__(log, [sys.executable, "-m", "engine", *arguments], cwd=ROOT, env=env)
+
+
+def said(*command: str, env: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
+    """Return what a command printed, once it has ended well."""
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done

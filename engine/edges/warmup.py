@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.core.book import CROSS, Book
 from engine.core.events import AssetPrice, Event, Fill, Funding, Mark, Message, Origin, SetParams, Transfer
-from engine.core.kernels.compile import CACHE_DIR
+from engine.core.kernels.cache import CACHE_DIR
 from engine.core.kernels.lines import split_lines_into
 from engine.core.ladders import SurveyOptions
 from engine.core.ledger import totals
@@ -51,7 +51,7 @@ def warm_up(say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Compile every kernel or load it from the cache; return what it took. ``say`` hears of what takes long."""
     started_s = time.perf_counter()
     if is_cold():
-        say("compiling the kernels, once for this version: about half a minute")
+        say("compiling the kernels, once for this version: about twenty seconds")
         with other_way_round_beside():
             go_through(STEPS)
     else:

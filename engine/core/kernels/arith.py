@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, subkernel
 
 # Those of ten that fit in int64.
 POWERS_OF_TEN = np.array([10**power for power in range(19)], dtype=np.int64)
@@ -36,7 +36,7 @@ def mul_wide(left, right):
     return high, (carry << _U32) | (low & _MASK32)
 
 
-@kernel
+@subkernel
 def div_wide(high, low, divisor):
     """Return quotient and remainder of (high, low) / divisor, all uint64; needs high < divisor.
 

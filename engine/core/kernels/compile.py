@@ -1,128 +1,130 @@
-"""How kernels are compiled: one decorator, cached on disk where that is safe.
+"""How kernels are compiled: which of them Python may call, and how they call each other.
 
-numba's on-disk cache does not notice edits in *other* modules that a kernel calls, so the cache lives in a directory
-named by a hash of every kernel source and of the versions that shape machine code; a changed source never meets an old
-binary. numba wants to be able to write where it reads: a filled cache on a read-only file system (a container's image)
-is copied to the temporary folder. Where no directory can be written kernels compile in memory: slower to start, never
-wrong. This module must be imported before any kernel is decorated, which importing ``kernel`` from it ensures.
+numba links the code of whatever a kernel calls into that kernel, and what those call too, optimizes all of it again and
+writes it out again: two thirds of the code that came out were copies. Here kernels call each other by name, as
+functions of any compiled program do; only helpers small or hot enough to be inlined are linked. And only what Python
+calls gets a wrapper that takes Python's objects apart.
 
-LLVM optimizes at level 1: that takes a fifth less time than level 3, and what comes out is as fast (``python -m
-benchmarks``; NUMBA_OPT in the environment overrides it). Half of what is left is numba's own work in Python.
+Half of what it still takes is numba's own work in Python.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import llvmlite
-import numba
-import numpy as np
 from numba import njit, types
-from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+from numba.core.registry import CPUDispatcher
 
-if "NUMBA_OPT" not in os.environ:
-    numba.config.OPT = type(numba.config.OPT)(1)
-
-
-def source_hash() -> str:
-    """Return a hash of what shapes machine code: kernel sources, versions, the level of optimization."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__, repr(numba.config.OPT))
-    digest.update("\0".join(versions).encode())
-    return digest.hexdigest()[:16]
+from engine.core.kernels.cache import CACHE_DIR, KernelCache
 
 
-def try_cache_dir() -> Path | None:
-    """Return a writable directory for this source hash, or None where there is none."""
-    configured = getattr(numba.config, "CACHE_DIR", "")
-    parent = Path(configured) if configured else Path(__file__).parent / "__pycache__"
-    name = f"kernels-{source_hash()}"
-    preferred, spare = parent / name, Path(tempfile.gettempdir()) / "liq-engine" / name
-    if is_writable(preferred):
-        return preferred
-    if not is_writable(spare):
-        return None
-    try:
-        if preferred.is_dir():
-            shutil.copytree(preferred, spare, dirs_exist_ok=True)
-    except (OSError, shutil.Error):
-        pass  # What could not be copied is compiled again.
-    return spare
+class Library(JITCodeLibrary):  # type: ignore[misc]  # numba has no types
+    """The code of one kernel; ``calls`` has the kernels that it calls: name -> (module, function, types)."""
+
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self.calls: dict[str, tuple[str, str, tuple[Any, ...]]] = {}
+
+    def add_linking_library(self, library: Any) -> None:
+        """Make the code of a helper a part of this."""
+        super().add_linking_library(library)
+        self.calls |= getattr(library, "calls", {})
 
 
-def is_writable(directory: Path) -> bool:
-    """Return whether files can be made in a directory, itself made if it is not there."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
+class KernelCompiler(Compiler):  # type: ignore[misc]  # numba has no types
+    """numba's compiler, but that a function gets the same name in each process, and a library that knows its calls."""
+
+    def _compile_core(self) -> Any:
+        state = self.state
+        state.func_id.unique_id = state.func_id.firstlineno
+        state.library = Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return super()._compile_core()
 
 
-CACHE_DIR = try_cache_dir()
-if CACHE_DIR is not None:
-    numba.config.CACHE_DIR = str(CACHE_DIR)
-
-
-class KernelCache(FunctionCache):  # type: ignore[misc]  # numba has no types
-    """numba's cache of one function, written by one process at a time.
-
-    numba reads the index of a function, takes the next free number for a new signature's file, and writes both. Two
-    processes that compile two signatures at once would take the same number, and one signature would be called with
-    the other's code from then on.
-    """
-
-    def __init__(self, function: Callable[..., Any], directory: Path) -> None:
-        super().__init__(function)
-        self.lock_file = directory / "lock"
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Write what a signature was compiled to."""
-        with self.lock_file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            super().save_overload(sig, data)
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` in nopython mode, cached on disk where possible; it may not make arrays.
+class Kernel(CPUDispatcher):  # type: ignore[misc]  # numba has no types
+    """A function of a module, compiled for the types that it is called with.
 
     Without references to count: that took two atomic additions for each array that a helper was handed, more than what
     most helpers do. The caller holds the arrays as long as the call lasts.
     """
-    return _compiled(function)
+
+    def __init__(self, function: Callable[..., Any], *, is_inlined: bool = False, has_wrapper: bool = True) -> None:
+        options = {
+            "nopython": True,
+            "_nrt": False,
+            "forceinline": is_inlined,
+            "no_cpython_wrapper": not has_wrapper,
+            "no_cfunc_wrapper": True,
+        }
+        super().__init__(function, targetoptions=options, pipeline_class=KernelCompiler)
+        self.is_inlined = is_inlined
+        self.named: dict[str, object] = {}
+        if CACHE_DIR is not None:
+            self._cache = KernelCache(function, CACHE_DIR)
+
+    def get_call_template(self, args: tuple[Any, ...], kws: Any) -> Any:
+        """Return how a call is typed: each constant as any number, or the kernel would be compiled again for each."""
+        return super().get_call_template(tuple(map(types.unliteral, args)), kws)
+
+    def get_overload(self, sig: tuple[Any, ...]) -> object:
+        """Return what stands for a kernel in the code of another, where its call is noted; ``sig``: types it takes."""
+        result = self.overloads[sig]
+        if self.is_inlined:
+            return result.entry_point
+        name, library = result.fndesc.mangled_name, self.targetctx.active_code_library
+        if name not in self.named:
+            self.named[name] = object()
+            self.targetctx.insert_user_function(self.named[name], result.fndesc, libs=())
+        if isinstance(library, Library):
+            library.calls[name] = (self.py_func.__module__, self.py_func.__name__, sig)
+        return self.named[name]
+
+
+class Subkernel(Kernel):
+    """A kernel that only other kernels call."""
+
+    def __init__(self, function: Callable[..., Any], *, is_inlined: bool = False) -> None:
+        super().__init__(function, is_inlined=is_inlined, has_wrapper=False)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it through a kernel that does nothing else: a test wants to."""
+        return self.caller(*args)
+
+    @cached_property
+    def caller(self) -> Any:
+        """Return that kernel."""
+
+        def call(*args: Any) -> Any:
+            return self(*args)
+
+        return njit(_nrt=False)(call)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile what Python calls, in nopython mode; it may not make arrays."""
+    return Kernel(function)
+
+
+def inlined_kernel(function: Callable[..., Any]) -> Any:
+    """Compile what Python calls, and what is worth inlining into the kernels that call it."""
+    return Kernel(function, is_inlined=True)
+
+
+def subkernel(function: Callable[..., Any]) -> Any:
+    """Compile what only kernels call."""
+    return Subkernel(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a leaf helper that is worth inlining into its callers by LLVM."""
-    return _compiled(function, forceinline=True)
+    """Compile what only kernels call, and what is worth inlining into them."""
+    return Subkernel(function, is_inlined=True)
 
 
 def spliced(function: Callable[..., Any]) -> Any:
     """Make a helper that one kernel alone calls a part of that kernel: it is not compiled by itself."""
     return njit(_nrt=False, inline="always")(function)
-
-
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
-    dispatcher = njit(_nrt=False, no_cfunc_wrapper=True, **options)(function)
-    if CACHE_DIR is not None:
-        dispatcher._cache = KernelCache(function, CACHE_DIR)
-    template_for = dispatcher.get_call_template
-
-    def template_for_kinds(arguments: tuple[Any, ...], keywords: Any) -> Any:
-        # numba takes each constant that a kernel is called with for a type of its own, and compiles it again for that.
-        return template_for(tuple(map(types.unliteral, arguments)), keywords)
-
-    dispatcher.get_call_template = template_for_kinds
-    return dispatcher

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import POWERS_OF_TEN, mul_div_floor
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.limits import has_room, is_cash_small
 from engine.core.kernels.lines import (
     FEE,
@@ -137,7 +137,7 @@ def post_fill(t, fills, place, row, symbol):
     return IN_NEED if is_in_need else POSTED, size, cash, fee
 
 
-@kernel
+@subkernel
 def post_part(t, row, symbol, leg, held, cost, size, price):
     """Change a position of ``held`` and ``cost`` by ``size``, without crossing zero; return the signed cash."""
     spec = t.symbols[symbol]

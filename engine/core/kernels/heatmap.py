@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.kernels.arith import mul_div_rem
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
 from engine.core.kernels.limits import is_within_reach
 from engine.core.kernels.margin import IS_INVERSE, VALUE_NUM, collateral_value, is_liquidatable, is_plain, plain_values
 from engine.core.kernels.rows import INT64_MAX, rounded_values, standing_of, values_of
@@ -86,7 +86,7 @@ class Ladders(NamedTuple):
     price_reach: npt.NDArray[np.int64]
 
 
-@kernel
+@subkernel
 def moved_price(price, step, beta_ppm, move_ppm):
     """Return price x (1 + beta x move), half-even on the grid of ``step``, at least one step and at most the limit.
 
@@ -192,7 +192,7 @@ def has_moving_balance(t, ladders, row):
     return False
 
 
-@kernel
+@subkernel
 def _climb(t, ladders, kind, row, head, stop, equity, maintenance, is_tame, rows, sizes, figures, stack):
     """Find the edges at which a row is liquidatable; note where its stretches begin and end.
 
@@ -252,7 +252,7 @@ def is_liquidatable_at(figures, equity, maintenance, below):
     )
 
 
-@kernel
+@subkernel
 def figures_at(t, ladders, kind, row, head, stop, edge, figures):
     """Write what positions (and, where they move, balances) are worth at an edge into int64[FIGURES]."""
     for column in range(FIGURES):
@@ -306,7 +306,7 @@ def _add_balances(t, ladders, row, edge, figures):
             figures[RISING if is_rising else FALLING] += value
 
 
-@kernel
+@subkernel
 def _note(t, kind, head, stop, edge, sign, rows, sizes):
     """Note that a row begins (1) or ends (-1) to be liquidatable at an edge."""
     rows[edge] += sign

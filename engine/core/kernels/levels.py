@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor
-from engine.core.kernels.compile import kernel, spliced
+from engine.core.kernels.compile import kernel, spliced, subkernel
 from engine.core.kernels.margin import (
     FLOOR,
     IS_INVERSE,
@@ -40,7 +40,7 @@ def slack_parts(legs, spec, tiers, price, asset_price, rest):
     return equity, maintenance
 
 
-@kernel
+@subkernel
 def price_bounds(legs, spec, asset_price, step):
     """Return the lowest and highest grid count (price = count x step) at which no notional leaves its bound."""
     size = np.int64(1)
@@ -52,7 +52,7 @@ def price_bounds(legs, spec, asset_price, step):
     return np.int64(1), price_of_notional(spec, size, bound) // step
 
 
-@kernel
+@subkernel
 def price_of_notional(spec, size, notional):
     """Return the price in steps at which ``size`` > 0 is worth ``notional`` > 0, rounded down, at most the bound."""
     if spec[IS_INVERSE] != 0:
@@ -65,7 +65,7 @@ def price_of_notional(spec, size, notional):
     return min(_NOTIONAL_MAX, mul_div_floor(notional, spec[VALUE_DEN], worth))
 
 
-@kernel
+@subkernel
 def tier_borders_into(legs, spec, tiers, step, low, high, counts):
     """Write the grid counts around every price at which a leg changes its tier, and both ends, in rising order.
 
@@ -143,13 +143,13 @@ def liquidatable_spans_into(legs, spec, tiers, step, asset_price, rest, below, c
     return found
 
 
-@kernel
+@subkernel
 def _is_liquidatable_at(legs, spec, tiers, price, asset_price, rest, below):
     equity, maintenance = slack_parts(legs, spec, tiers, price, asset_price, rest)
     return is_liquidatable(equity, maintenance, below)
 
 
-@kernel
+@subkernel
 def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders, index, way):
     """Return the liquidatable count at the first change of standing from ``here``, or 0.
 
@@ -167,7 +167,7 @@ def _edge(legs, spec, tiers, step, asset_price, rest, below, here, borders, inde
     return np.int64(0)
 
 
-@kernel
+@subkernel
 def _last_before_change(legs, spec, tiers, step, asset_price, rest, below, known, other):
     """Return the last count from ``known`` towards ``other`` with the standing of ``known``; that of ``other`` differs.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 
 # What a line is: left to the strict path, or one of the two that come by the million.
 HANDED_OVER, MARK, FILL = 0, 1, 2
@@ -117,7 +117,7 @@ def split_lines_into(buffer, begin, begins, ends):
     return count
 
 
-@kernel
+@subkernel
 def read_lines_into(buffer, begins, ends, count, fields):
     """Write one row for each of ``count`` lines: what the mark or fill in it says, or that it is handed over.
 
@@ -432,7 +432,7 @@ def full_word(buffer, at):
     )
 
 
-@kernel
+@subkernel
 def cut_word(buffer, at, end):
     """Return the fewer than eight bytes from ``at`` to ``end``, the first one lowest."""
     word, shift = _U0, _U0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import div_up, mul_div_floor, mul_div_rem, mul_div_up
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, inlined_kernel, kernel
 
 IS_INVERSE, VALUE_NUM, VALUE_DEN = 0, 1, 2
 SPEC_COLUMNS = 3
@@ -27,7 +27,7 @@ _PPM = np.int64(1_000_000)
 _UNIT = np.int64(100_000_000)
 
 
-@inlined
+@inlined_kernel
 def notional_parts(spec, size, price):
     """Return the notional of ``size`` (>= 0) at ``price`` as (floor, remainder, divisor) in settlement units."""
     if spec[IS_INVERSE] != 0:
@@ -41,7 +41,7 @@ def notional_parts(spec, size, price):
     return quotient, remainder, spec[VALUE_DEN]
 
 
-@inlined
+@inlined_kernel
 def position_pnl(spec, size, cost, price, asset_price):
     """Return the unrealised PnL of a position in valuation units, rounded down once.
 
@@ -74,7 +74,7 @@ def _fraction(amount, asset_price):
     return ((amount % _UNIT) * (asset_price % _UNIT)) % _UNIT
 
 
-@inlined
+@inlined_kernel
 def tier_of(tiers, notional):
     """Return the index of the tier ``notional`` belongs to; a notional equal to a floor begins there."""
     index = 0
@@ -85,7 +85,7 @@ def tier_of(tiers, notional):
     return index
 
 
-@inlined
+@inlined_kernel
 def position_maintenance(spec, tiers, size, price):
     """Return the maintenance margin of a position in settlement units: notional x rate - deduction, rounded up once.
 
@@ -143,7 +143,7 @@ def is_plain(spec, asset_price):
     return spec[IS_INVERSE] == 0 and spec[VALUE_DEN] == 1 and asset_price == _UNIT
 
 
-@inlined
+@inlined_kernel
 def position_values(spec, tiers, size, cost, price, asset_price):
     """Return (PnL, maintenance margin, notional) of a position in valuation units; PnL and notional rounded down."""
     if is_plain(spec, asset_price):
@@ -154,7 +154,7 @@ def position_values(spec, tiers, size, cost, price, asset_price):
     return pnl, margin, mul_div_floor(floor, asset_price, _UNIT)
 
 
-@inlined
+@inlined_kernel
 def to_valuation_up(amount, asset_price):
     """Return a requirement of ``amount`` settlement units in valuation units, rounded up."""
     return amount if asset_price == _UNIT else mul_div_up(amount, asset_price, _UNIT)
@@ -186,7 +186,7 @@ def collateral_value(weights, balance, asset_price):
     return millions * weight + weights[index, 2] + rest // _PPM
 
 
-@inlined
+@inlined_kernel
 def is_liquidatable(equity, maintenance, below):
     """Return whether an account must be liquidated: it needs margin, and its equity does not exceed it.
 
@@ -197,7 +197,7 @@ def is_liquidatable(equity, maintenance, below):
     return equity < maintenance if below else equity <= maintenance
 
 
-@inlined
+@inlined_kernel
 def is_at_ratio(equity, maintenance, ratio_ppm):
     """Return whether maintenance / equity >= ratio; an account that needs no margin never is.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
 from engine.core.kernels.margin import (
     IS_INVERSE,
     VALUE_DEN,
@@ -64,7 +64,7 @@ FULL, CHANGED, EMPTIED = -1, 0, 1
 LOADED_COLUMNS = ("row", "symbol", "leg", "size", "cost", "slot")
 
 
-@kernel
+@subkernel
 def rounded_values(spec, tiers, size, cost, mark, asset_price):
     """Return ``position_values`` of a contract whose figures need rounding."""
     return position_values(spec, tiers, size, cost, mark, asset_price)
@@ -148,7 +148,7 @@ def needs_look(t, row):
     return is_call_for_a_look(t, flags, equity, maintenance)
 
 
-@kernel
+@subkernel
 def needs_a_look(t, row):
     """Return what ``needs_look`` does, to Python."""
     return needs_look(t, row)
@@ -303,7 +303,7 @@ def _add_position(t, row, symbol, leg, slot):
     return _insert_position(t, row, count, symbol, leg, slot)
 
 
-@kernel
+@subkernel
 def _insert_position(t, row, count, symbol, leg, slot):
     """Put a new, empty position in its place among the ``count`` of a row, whose run has room; return its id."""
     segment, head = t.symbols[symbol], np.int64(t.rows[row, HEAD])
@@ -332,7 +332,7 @@ def _is_before(t, id_, symbol, leg):
     return t.symbols[other.symbol, RANK] < t.symbols[symbol, RANK]
 
 
-@kernel
+@subkernel
 def held_at(t, symbol, slot):
     """Return the id of the position at a slot of a symbol."""
     id_ = np.int64(t.rows[t.holders[t.symbols[symbol, BASE] + slot], HEAD])

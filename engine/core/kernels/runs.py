@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
 from engine.core.kernels.tables import EXACT_MAX, FREE_RUNS, NONE, RUN_LENGTHS, TAKEN
 
 
@@ -43,7 +43,7 @@ def _length_of(places):
     return length
 
 
-@kernel
+@subkernel
 def give_run(t, first, places):
     """Give back ``places`` places from ``first`` on; they may be of more than one run's length."""
     while places > 0:
@@ -66,7 +66,7 @@ def _free_length(t, places):
     return length
 
 
-@kernel
+@subkernel
 def take_run(t, count):
     """Return the first place of a run for ``count`` positions (> 0), or NONE for want of room."""
     places = run_places(count)
@@ -84,14 +84,14 @@ def take_run(t, count):
     return first
 
 
-@kernel
+@subkernel
 def has_run(t, count):
     """Return whether there is a run for ``count`` positions (> 0) to be taken."""
     places = run_places(count)
     return _free_length(t, places) < RUN_LENGTHS or t.settings[TAKEN] + places <= t.positions.size
 
 
-@kernel
+@subkernel
 def move_run(t, first, count, wanted):
     """Move ``count`` positions to a run for ``wanted``; return its first place, or NONE for want of room."""
     target = take_run(t, wanted)

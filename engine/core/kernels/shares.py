@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, spliced, subkernel
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, IS_INVERSE, RATE, VALUE_DEN, VALUE_NUM, tier_of
 from engine.core.kernels.rows import INT64_MAX, balance_values, is_call_for_a_look, notionals_of, values_of
 from engine.core.kernels.runs import next_position
@@ -85,7 +85,7 @@ def margin_step(tiers, tier):
     return step if step > (floor * rate + deduction) * 1e-9 else 0.0
 
 
-@kernel
+@subkernel
 def risen_notional(tiers, tier, notional, budget, per_margin, cost):
     """Return the notional at which a rise and the margin it brings, times ``per_margin``, have used up a budget.
 
@@ -153,7 +153,7 @@ def has_stake(t, row, asset):
     return False
 
 
-@kernel
+@subkernel
 def put_all_keys(t, row, falling):
     """Give all positions and assets of a row the same key: NEVER, or one that every price reaches."""
     id_ = t.rows[row, HEAD]
@@ -267,7 +267,7 @@ def share_position(t, position, slack_per_claim, excess_per_claim, per_margin, p
     put_keys(t, position, falling, rising)
 
 
-@kernel
+@subkernel
 def asset_stakes(t, row, asset, per_margin):
     """Return (balance at its largest weight, sum of PnL - margin x per_margin of what settles in it), in units."""
     balance = float(t.balances[row, asset])

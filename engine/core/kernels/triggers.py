@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
 from engine.core.kernels.fetch import fetch
 from engine.core.kernels.rows import mark_stale, needs_a_look, needs_look
 from engine.core.kernels.runs import next_position
@@ -100,7 +100,7 @@ def concerned_by_asset_into(t, asset, found_rows):
     return look_at(t, found_rows, crossed_into(t, segment, found_rows))
 
 
-@kernel
+@subkernel
 def crossed_into(t, segment, found_slots):
     """Write the slots of a segment of which its price reaches a key; return how many."""
     base, capacity, count = segment[BASE], segment[CAPACITY], 0
@@ -116,7 +116,7 @@ def crossed_into(t, segment, found_slots):
     return count
 
 
-@kernel
+@subkernel
 def look_at(t, rows, count):
     """Look at the first ``count`` of ``rows``, all stale then; move those in need to the front, return how many."""
     found = 0

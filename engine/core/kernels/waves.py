@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor, mul_wide
-from engine.core.kernels.compile import inlined, kernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.margin import collateral_value, position_values
 from engine.core.kernels.rows import held_at, row_standing
 from engine.core.kernels.tables import BASE, COUNT, FLAGS, SYSTEM, UNPRICED
@@ -157,7 +157,7 @@ def _sink(over, under, heap, count, place):
     heap[place] = sinking
 
 
-@kernel
+@subkernel
 def comes_first(over, under, left, right):
     """Return whether the quotient of ``left`` is higher than that of ``right``, or as high and its number lower.
 
