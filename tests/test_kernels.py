@@ -112,9 +112,17 @@ def product_wide_cases(random: Random) -> Iterator[Case]:
         yield random.choice((-1, 1)) * first, *rest
 
 
-def rate_up_cases(random: Random) -> Iterator[Case]:
+def power_cases(random: Random) -> Iterator[Case]:
+    """Results on both sides of the most that there may be, and powers that no int64 holds."""
     while True:
-        yield signed(random, NOTIONAL_MAX), sized(random, PPM)
+        most, power = sized(random, INT64_MAX, 1), random.randrange(22)
+        limit = most // 10 ** min(power, 18)
+        yield random.choice((limit, min(limit + 1, INT64_MAX), sized(random, INT64_MAX))), power, most
+
+
+def bounded_power(number: int, power: int, most: int) -> int:
+    scaled = number * 10**power
+    return scaled if scaled <= most else 0
 
 
 def wide_product(left: Any, right: Any) -> tuple[int, int]:
@@ -325,7 +333,7 @@ TABLE: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Random]
     "mul_div_floor": (arith.mul_div_floor, lambda a, b, c: a * b // c, signed_mul_div_cases),
     "mul_div_up": (arith.mul_div_up, lambda a, b, c: twins.div_up(a * b, c), signed_mul_div_cases),
     "div_up": (arith.div_up, twins.div_up, div_up_cases),
-    "rate_up": (arith.rate_up, lambda amount, rate: twins.div_up(amount * rate, PPM), rate_up_cases),
+    "times_power_of_ten": (arith.times_power_of_ten, bounded_power, power_cases),
     "notional_parts": (parts_of, of_listing(twins.notional_parts), parts_cases),
     "position_pnl": (with_spec(margin.position_pnl), of_listing(twins.position_pnl), pnl_cases),
     "position_maintenance": (

@@ -13,7 +13,6 @@ from engine.core.kernels.compile import inlined, subkernel
 # Those of ten that fit in int64.
 POWERS_OF_TEN = np.array([10**power for power in range(19)], dtype=np.int64)
 
-_PPM = np.int64(1_000_000)
 _MASK32 = np.uint64(0xFFFFFFFF)
 _U32 = np.uint64(32)
 _U1 = np.uint64(1)
@@ -113,7 +112,8 @@ def div_up(numerator, divisor):
 
 
 @inlined
-def rate_up(amount, rate_ppm):
-    """Return amount x rate rounded up, without leaving int64: whole millions apart from the rest."""
-    whole = amount // _PPM
-    return whole * rate_ppm + div_up((amount - whole * _PPM) * rate_ppm, _PPM)
+def times_power_of_ten(number, power, most):
+    """Return number x 10**power (both >= 0), or 0 where that is more than ``most``."""
+    if power > 18 or number > most // POWERS_OF_TEN[power]:
+        return np.int64(0)
+    return number * POWERS_OF_TEN[power]

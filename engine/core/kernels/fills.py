@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.arith import POWERS_OF_TEN, mul_div_floor
+from engine.core.kernels.arith import POWERS_OF_TEN, mul_div_floor, times_power_of_ten
 from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.limits import has_room, is_cash_small
 from engine.core.kernels.lines import (
@@ -59,10 +59,7 @@ _NOTHING = np.int64(0)
 def exact_steps(mantissa, places, decimals):
     """Return mantissa / 10**places (>= 0) in steps of 10**-decimals; 0 where it has more digits or may not fit."""
     if places <= decimals:
-        shift = decimals - places
-        if shift > 18 or mantissa > _STEPS_MAX // POWERS_OF_TEN[shift]:
-            return _NOTHING
-        return mantissa * POWERS_OF_TEN[shift]
+        return times_power_of_ten(mantissa, decimals - places, _STEPS_MAX)
     shift = places - decimals
     if shift > 18 or mantissa % POWERS_OF_TEN[shift] != 0:
         return _NOTHING

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.arith import POWERS_OF_TEN
+from engine.core.kernels.arith import POWERS_OF_TEN, times_power_of_ten
 from engine.core.kernels.compile import kernel, spliced
 from engine.core.kernels.limits import worth_bound, worth_of_symbol
 from engine.core.kernels.lines import FILL, KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START, read_lines_into
@@ -70,10 +70,7 @@ def read_marks_into(buffer, begins, ends, fields, tags, ids, starts, arena, mark
 def scaled_price(mantissa, places, decimals, steps):
     """Return mantissa / 10**places rounded half to even to ``decimals``, times ``steps``; 0 where it may not fit."""
     if places <= decimals:
-        shift = decimals - places
-        if shift > 18 or mantissa > _PRICE_MAX // POWERS_OF_TEN[shift]:
-            return np.int64(0)
-        price = mantissa * POWERS_OF_TEN[shift]
+        price = times_power_of_ten(mantissa, decimals - places, _PRICE_MAX)
     else:
         if places - decimals > 18:
             return np.int64(0)

@@ -28,13 +28,18 @@ _UNIT = 1e8
 
 
 @inlined
+def worth_at(spec, size, price):
+    """Return what ``size`` (>= 0) is worth at ``price``, in settlement units, in floating point."""
+    scale = float(size) * float(spec[VALUE_NUM]) / float(spec[VALUE_DEN])
+    return scale / float(price) if spec[IS_INVERSE] != 0 else scale * float(price)
+
+
+@inlined
 def worth_of_symbol(t, symbol):
     """Return a bound on what a row's positions in a symbol are worth, both legs of a hedge together."""
-    mark = float(symbol[PRICE])
-    if mark == 0.0:
+    if symbol[PRICE] == 0:
         return 0.0
-    scale = float(symbol[SIZE_MAX]) * float(symbol[VALUE_NUM]) / float(symbol[VALUE_DEN])
-    notional = scale / mark if symbol[IS_INVERSE] != 0 else scale * mark
+    notional = worth_at(symbol, symbol[SIZE_MAX], symbol[PRICE])
     return 2.0 * (notional + float(symbol[COST_MAX])) * max(float(t.assets[symbol[SETTLE], PRICE]) / _UNIT, 1.0)
 
 
@@ -88,21 +93,13 @@ def is_within_reach(t, row, marks, prices):
         if position.symbol >= marks.size or t.symbols[position.symbol, SETTLE] >= prices.size:
             return False
         symbol = t.symbols[position.symbol]
-        mark, price = float(marks[position.symbol]), float(prices[symbol[SETTLE]])
-        if mark == 0.0 or price == 0.0:
+        mark, price = marks[position.symbol], prices[symbol[SETTLE]]
+        if mark == 0 or price == 0:
             return False
-        scale = abs(float(position.size)) * float(symbol[VALUE_NUM]) / float(symbol[VALUE_DEN])
-        notional = scale / mark if symbol[IS_INVERSE] != 0 else scale * mark
-        bound += (notional + abs(float(position.cost))) * max(price / _UNIT, 1.0)
+        notional = worth_at(symbol, abs(position.size), mark)
+        bound += (notional + abs(float(position.cost))) * max(float(price) / _UNIT, 1.0)
         id_ = next_position(t, id_)
     return bound < _SURELY_REACHED
-
-
-@inlined
-def worth_at(spec, size, price):
-    """Return what ``size`` (>= 0) is worth at ``price``, in settlement units, in floating point."""
-    scale = float(size) * float(spec[VALUE_NUM]) / float(spec[VALUE_DEN])
-    return scale / float(price) if spec[IS_INVERSE] != 0 else scale * float(price)
 
 
 @inlined
