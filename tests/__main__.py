@@ -34,6 +34,8 @@ KERNEL_TESTS = [
     *(f"tests/test_{name}.py" for name in ("kernels", "handle", "runs", "triggers", "follow", "usual_fill")),
     *(f"tests/test_{name}.py" for name in ("lines", "names", "heatmap", "distance")),
 ]
+# Whole files go to a worker, so that what a file's tests share is made once; each worker has a Kafka of its own.
+SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 BOUNDS_CHECKED = {
     "NUMBA_BOUNDSCHECK": "1",
     "NUMBA_CACHE_DIR": str(ROOT / "engine" / "core" / "kernels" / "__pycache__" / "boundscheck"),
@@ -52,7 +54,7 @@ def main(pytest_arguments: list[str]) -> int:
             failed.append(f"{' '.join(KERNEL_TESTS)} (bounds checked)")
     if failed:
         print(f"FAILED before the tests: {'; '.join(failed)}", flush=True)
-    passed = try_run(["pytest", *pytest_arguments])
+    passed = try_run(["pytest", *(pytest_arguments or SPREAD)])
     return 0 if passed and not failed else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BrokerError, InputError
-from engine.tools.kafka_broker import Broker, KafkaMissingError, bring_jars, java_command, pinned_version
+from engine.tools.kafka_broker import Broker, KafkaMissingError, bring_jars, java_command, one_at_a_time, pinned_version
+from tests.__main__ import SPREAD
 from tests.brokers.clients import new_topic, producer, read_settled, unique, zombie
 from tests.brokers.real import External, do_without, need_kafka, shared_kafka
 
@@ -195,13 +197,24 @@ def test_a_broker_named_in_the_environment_is_used_and_none_is_started(
         assert endpoint == External("kafka.example:9092")
 
 
+def test_one_process_at_a_time_brings_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with one_at_a_time(folder), (folder / "bringing").open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with one_at_a_time(folder):
+        assert list(folder.iterdir()) == [folder / "bringing"]
+
+
+@pytest.mark.parametrize("spread", [[], SPREAD], ids=["alone", "spread"])
 @pytest.mark.parametrize(("in_ci", "exit_code"), [("", 0), ("true", 1)])
-def test_a_run_without_kafka_ends_by_saying_so(bare_machine: Path, in_ci: str, exit_code: int) -> None:
+def test_a_run_without_kafka_ends_by_saying_so(
+    bare_machine: Path, in_ci: str, exit_code: int, spread: list[str]
+) -> None:
     """The whole way: pytest itself, over one test that needs Kafka, on a machine without java."""
     settings = {**os.environ, "CI": in_ci}
     settings.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     test = "tests/test_brokers.py::test_records_are_read_in_the_order_they_were_sent"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *spread, test]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert "no java found: Kafka needs Java 17 or later" in done.stdout

@@ -8,6 +8,7 @@ shared cores, Kafka 4.1.1: a first start takes 3 s, of which 0.9 s for the forma
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
@@ -17,7 +18,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -210,16 +212,21 @@ def bring_jars() -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise KafkaMissingError("no mvn found: Maven brings Kafka's jars once (Debian: maven)")
-    caches.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=caches, prefix="bringing-") as draft:
-        run_maven(maven, pom, Path(draft) / "jars")
-        try:
-            (Path(draft) / "jars").rename(jars)
-        except OSError:
-            # Another process was quicker: its folder holds the same files.
-            if not jars.is_dir():
-                raise
+    with one_at_a_time(caches):
+        if not jars.is_dir():
+            with tempfile.TemporaryDirectory(dir=caches, prefix="bringing-") as draft:
+                run_maven(maven, pom, Path(draft) / "jars")
+                (Path(draft) / "jars").rename(jars)
     return jars
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes from bringing anything to ``folder`` meanwhile: Maven's own store is not made for two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "bringing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_maven(maven: str, pom: Path, target: Path) -> None:

@@ -29,6 +29,7 @@ from engine.tools.kafka_broker import (
     free_ports,
     java_command,
     last_lines,
+    one_at_a_time,
     pinned_version,
 )
 from tests.brokers.real import do_without, need_kafka
@@ -267,17 +268,13 @@ def bring_acl_tool() -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         do_without("no mvn found: Maven brings Kafka's tools once (Debian: maven)")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="bringing-") as draft:
+    with one_at_a_time(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix="bringing-") as draft:
         jars = Path(draft) / "jars"
         goal = ["dependency:copy", f"-Dartifact=org.apache.kafka:kafka-tools:{version}", f"-DoutputDirectory={jars}"]
         command = [maven, "-B", "-q", "-Dstyle.color=never", "-f", str(pom), *goal]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             do_without(f"mvn could not bring Kafka's tools: {last_lines(done.stdout + done.stderr)}")
-        try:
+        if not folder.is_dir():
             jars.rename(folder)
-        except OSError:
-            # Another process was quicker: its folder holds the same file.
-            if not folder.is_dir():
-                raise
     return folder
