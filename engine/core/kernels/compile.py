@@ -123,8 +123,3 @@ def subkernel(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile what only kernels call, and what is worth inlining into them."""
     return Subkernel(function, is_inlined=True)
-
-
-def spliced(function: Callable[..., Any]) -> Any:
-    """Make a helper that one kernel alone calls a part of that kernel: it is not compiled by itself."""
-    return njit(_nrt=False, inline="always")(function)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import kernel, spliced
+from engine.core.kernels.compile import kernel, subkernel
 from engine.core.kernels.heatmap import (
     COMMON,
     FIGURES,
@@ -69,7 +69,7 @@ def first_step(t, ladders, row, betas_ppm, asset_betas_ppm, step_ppm, steps, fig
     return steps + 1
 
 
-@spliced
+@subkernel
 def _standing_still(t, ladders, row):
     """Return what of a row's equity does not move, and whether what moves only ever rises or only ever falls."""
     equity, _, _ = standing_of(t, row)
@@ -82,7 +82,7 @@ def _standing_still(t, ladders, row):
     return np.int64(0) if has_moving_balance(t, ladders, row) else equity, is_tame
 
 
-@spliced
+@subkernel
 def _figures_after(t, ladders, row, betas_ppm, asset_betas_ppm, move_ppm, figures):
     """Write what moves of a row after a move of the common factor into int64[FIGURES]."""
     for asset in range(t.assets.shape[0]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import POWERS_OF_TEN, times_power_of_ten
-from engine.core.kernels.compile import kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.limits import worth_bound, worth_of_symbol
 from engine.core.kernels.lines import FILL, KIND, MARK, PRICE_PLACES, SYMBOL_LENGTH, SYMBOL_START, read_lines_into
 from engine.core.kernels.lines import PRICE as LINE_PRICE
@@ -66,7 +66,7 @@ def read_marks_into(buffer, begins, ends, fields, tags, ids, starts, arena, mark
     return fills
 
 
-@spliced
+@inlined
 def scaled_price(mantissa, places, decimals, steps):
     """Return mantissa / 10**places rounded half to even to ``decimals``, times ``steps``; 0 where it may not fit."""
     if places <= decimals:

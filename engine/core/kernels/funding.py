@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.core.kernels.arith import div_up, mul_div_rem
-from engine.core.kernels.compile import kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import notional_parts
 from engine.core.kernels.rows import held_at
 from engine.core.kernels.tables import BASE, COUNT, PRICE
@@ -11,7 +11,7 @@ from engine.core.kernels.tables import BASE, COUNT, PRICE
 _FUNDING_SCALE = 10**12
 
 
-@spliced
+@inlined
 def funding_payment(spec, size, price, rate):
     """Return what a position pays (> 0) or receives (< 0) for ``rate`` (1e-12), rounded up: against the account."""
     floor, remainder, divisor = notional_parts(spec, abs(size), price)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.kernels.arith import mul_div_rem
-from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.limits import is_within_reach
 from engine.core.kernels.margin import IS_INVERSE, VALUE_NUM, collateral_value, is_liquidatable, is_plain, plain_values
 from engine.core.kernels.rows import INT64_MAX, rounded_values, standing_of, values_of
@@ -142,7 +142,7 @@ def heat_rows(t, ladders, first, end, rows, sizes, left_out, figures, stack):
             _leave_out(t, row, left_out)
 
 
-@spliced
+@subkernel
 def _leave_out(t, row, left_out):
     """Count a row as left out of each ladder it stands on."""
     left_out[left_out.size - 1] += 1
@@ -155,7 +155,7 @@ def _leave_out(t, row, left_out):
         before, id_ = symbol, next_position(t, id_)
 
 
-@spliced
+@subkernel
 def _heat_row(t, ladders, row, rows, sizes, figures, stack):
     equity, maintenance, _ = standing_of(t, row)
     head = np.int64(t.rows[row, HEAD])
@@ -280,7 +280,7 @@ def figures_at(t, ladders, kind, row, head, stop, edge, figures):
         _add_balances(t, ladders, row, edge, figures)
 
 
-@spliced
+@inlined
 def _net_size(t, id_, head):
     """Return the size of a position with the other leg of its hedge, from ``head`` on, if there is one."""
     position = t.positions[id_]
@@ -294,7 +294,7 @@ def _net_size(t, id_, head):
     return net
 
 
-@spliced
+@subkernel
 def _add_balances(t, ladders, row, edge, figures):
     """Add what a row's balances count for at an edge of the common factor: a debt grows with its asset's price."""
     for asset in range(ladders.prices.shape[1]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor
-from engine.core.kernels.compile import kernel, spliced, subkernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.margin import (
     FLOOR,
     IS_INVERSE,
@@ -26,7 +26,7 @@ _NOTIONAL_MAX = np.int64(4_000_000_000_000_000_000)
 _UNIT = np.int64(100_000_000)
 
 
-@spliced
+@inlined
 def slack_parts(legs, spec, tiers, price, asset_price, rest):
     """Return (equity, maintenance) of a row with one symbol repriced.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_div_floor
-from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.margin import (
     IS_INVERSE,
     VALUE_DEN,
@@ -289,7 +289,7 @@ def count_positions(t, row):
     return count
 
 
-@spliced
+@subkernel
 def _add_position(t, row, symbol, leg, slot):
     """Return the id of a new, empty position at a slot of its symbol, in its place in the row's run; NONE: no room."""
     count, head = count_positions(t, row), np.int64(t.rows[row, HEAD])
@@ -341,7 +341,7 @@ def held_at(t, symbol, slot):
     return id_
 
 
-@spliced
+@subkernel
 def _remove_position(t, row, id_):
     """Close the gap that a position leaves among its symbol's holders, with the last of them, and in its row."""
     symbol, slot = np.int64(t.positions[id_].symbol), np.int64(t.positions[id_].slot)

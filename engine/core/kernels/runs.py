@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.tables import EXACT_MAX, FREE_RUNS, NONE, RUN_LENGTHS, TAKEN
 
 
@@ -102,7 +102,7 @@ def move_run(t, first, count, wanted):
     return target
 
 
-@spliced
+@subkernel
 def shorten_run(t, first, count):
     """Take the last of ``count`` places out of use; return where the run begins then, or NONE if nothing is left of it.
 

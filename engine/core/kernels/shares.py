@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, spliced, subkernel
+from engine.core.kernels.compile import inlined, subkernel
 from engine.core.kernels.margin import DEDUCTION, DEDUCTION_PPM, FLOOR, IS_INVERSE, RATE, VALUE_DEN, VALUE_NUM, tier_of
 from engine.core.kernels.rows import INT64_MAX, balance_values, is_call_for_a_look, notionals_of, values_of
 from engine.core.kernels.runs import next_position
@@ -165,7 +165,7 @@ def put_all_keys(t, row, falling):
             put_asset_keys(t, row, asset, falling if has_stake(t, row, asset) else NEVER, NEVER)
 
 
-@spliced
+@inlined
 def share_row(t, row):
     """Share a row's slack out over its positions and assets anew."""
     flags = t.rows[row, FLAGS]
@@ -223,7 +223,7 @@ def share_row(t, row):
             share_asset(t, row, asset, slack_per_claim, excess_per_claim, per_margin, per_rearm)
 
 
-@spliced
+@inlined
 def share_position(t, position, slack_per_claim, excess_per_claim, per_margin, per_rearm):
     """Set the keys of a position to the prices at which it will have used up its budgets (< 0: it has none)."""
     spec = t.symbols[position.symbol]
@@ -290,7 +290,7 @@ def asset_claim(balance, settled, price):
     return share_weight(_ASSET_SWING, (abs(balance) + abs(settled)) * price / _UNIT)
 
 
-@spliced
+@inlined
 def share_asset(t, row, asset, slack_per_claim, excess_per_claim, per_margin, per_rearm):
     """Set a row's keys among those of an asset to the prices at which its stake will have used up its budgets."""
     if not has_stake(t, row, asset):

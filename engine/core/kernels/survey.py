@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.kernels.arith import mul_wide
-from engine.core.kernels.compile import inlined, kernel, spliced
+from engine.core.kernels.compile import inlined, kernel
 from engine.core.kernels.margin import is_at_ratio, is_liquidatable
 from engine.core.kernels.rows import standing_of
 from engine.core.kernels.tables import BELOW, FLAGS, HEAD, NONE, SYSTEM, UNPRICED
@@ -53,7 +53,7 @@ def band_of(equity, maintenance, below, floors_ppm):
     return band
 
 
-@spliced
+@inlined
 def is_riskier(equity, maintenance, other_equity, other_maintenance):
     """Return whether E / MM is less than the other's; both margins > 0. Cross-multiplied in 128 bits."""
     if (equity < 0) != (other_equity < 0):
@@ -65,7 +65,7 @@ def is_riskier(equity, maintenance, other_equity, other_maintenance):
     return high < other_high or (high == other_high and low < other_low)
 
 
-@spliced
+@inlined
 def _keep(riskiest, taken, row, equity, maintenance):
     """Put a row in its place if there is one for it; return how many places are taken then."""
     place = taken

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, spliced, subkernel
+from engine.core.kernels.compile import inlined, kernel, subkernel
 from engine.core.kernels.fetch import fetch
 from engine.core.kernels.rows import mark_stale, needs_a_look, needs_look
 from engine.core.kernels.runs import next_position
@@ -170,7 +170,7 @@ def next_unreached_row(t, row, count):
     return NONE
 
 
-@spliced
+@inlined
 def is_reached(t, row):
     """Return whether a price reaches one of a row's keys, or the row has none."""
     id_, has_key = t.rows[row, HEAD], t.rows[row, HEAD] != NONE
