@@ -5,7 +5,7 @@
    only this pass can see it. It has a cache of its own, since a kernel compiled without the check would be taken for
    one with it. Left out where pytest arguments are given: those mean some tests in particular. They run beside the
    checks of 1, and are told of after them.
-3. All tests, last, so that pytest's closing line ends the output.
+3. All tests, spread over the cores, last, so that pytest's closing line ends the output.
 
 All of them run whatever the earlier ones found. Exit code 1 if any failed.
 """
@@ -34,8 +34,8 @@ KERNEL_TESTS = [
     *(f"tests/test_{name}.py" for name in ("kernels", "handle", "runs", "triggers", "follow", "usual_fill")),
     *(f"tests/test_{name}.py" for name in ("lines", "names", "heatmap", "distance")),
 ]
-# Whole files go to a worker, so that what a file's tests share is made once; each worker has a Kafka of its own.
-SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+# Each worker begins with tests that stand together, which share what they need; who ends first takes some of another's.
+SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 BOUNDS_CHECKED = {
     "NUMBA_BOUNDSCHECK": "1",
     "NUMBA_CACHE_DIR": str(ROOT / "engine" / "core" / "kernels" / "__pycache__" / "boundscheck"),

@@ -538,6 +538,9 @@ def test_a_password_file_that_cannot_be_read_is_told_once_with_its_path(write: W
     ]
     (tmp_path / "password").mkdir()
     assert errors_of(write(SASL))[0].endswith(": cannot be read: Is a directory")
+    far = "/".join(["folder"] * 40)
+    (error,) = errors_of(write(SASL.replace('"password"', f'"{far}/password"')))
+    assert error.endswith(f"{tmp_path / far / 'password'}: cannot be read: No such file or directory")
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,9 @@ def deductions(tiers: tuple[Tier, ...]) -> list[int]:
 
 
 def shown(value: Any) -> str:
-    """Return a value about as the file spells it."""
+    """Return a value about as the file spells it; a path whole, for a part of it names no file."""
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, list | tuple):
         text = f"[{', '.join(map(shown, value))}]"
     elif isinstance(value, bool):
