@@ -81,7 +81,7 @@ def test_a_hundred_thousand_names_keep_their_ids_while_the_table_grows() -> None
     index, sizes = NameIndex(), set()
     for id, name in enumerate(names):
         assert index.add(name.encode()) == id
-        sizes.add(tuple(len(array) for array in index.table))
+        sizes.add(tuple(len(array) for array in index.table.arrays().values()))
         if id & (id + 1) == 0:
             assert [index.find(known.encode()) for known in names[: id + 1]] == list(range(id + 1))
             assert all(index.find(other.encode()) is None for other in names[id + 1 : id + 100])
@@ -96,7 +96,7 @@ def test_places_are_at_most_two_thirds_taken() -> None:
     index = NameIndex()
     for number in range(3000):
         index.add(str(number).encode())
-        tags, ids, starts, arena = index.table
+        tags, ids, starts, arena = index.table.arrays().values()
         taken = int(np.count_nonzero(tags))
         assert taken == len(index) == number + 1
         assert 3 * taken <= 2 * len(tags)
@@ -125,24 +125,24 @@ def test_a_kernel_finds_a_name_wherever_it_stands_in_a_buffer() -> None:
     for around in (b"", b"x", b'"', b"\0" * 9, b"acct-1000" * 3):
         for id, name in enumerate(known):
             buffer = bytes_array(around + name + around)
-            assert find_name(*index.table, buffer, len(around), len(name)) == id, (around, name)
-            assert add_name(*index.table, len(index), buffer, len(around), len(name)) == id, (around, name)
+            assert find_name(index.table, buffer, len(around), len(name)) == id, (around, name)
+            assert add_name(index.table, len(index), buffer, len(around), len(name)) == id, (around, name)
     # What follows in the buffer is a known name itself, and would make one of several of these if it were read along.
     before, behind = b"acct-1000", b"acct-10000"
     for name in (b"acct-2", b"xx\0", b"x" * 26, b"\0" * 10, b"zz"):
         buffer = bytes_array(before + name + behind)
-        assert find_name(*index.table, buffer, len(before), len(name)) == -1
+        assert find_name(index.table, buffer, len(before), len(name)) == -1
 
 
 def test_a_name_added_from_the_middle_of_a_buffer_is_that_name_only() -> None:
     index = NameIndex()
     index.add(b"first")
     buffer = bytes_array(b'{"account":"acct-000017","leg":"net"}')
-    assert add_name(*index.table, 1, buffer, 12, 11) == 1
+    assert add_name(index.table, 1, buffer, 12, 11) == 1
     # The index was not told, so it does not count it; what stands in the arrays is what a batch would find.
-    assert find_name(*index.table, bytes_array(b"acct-000017"), 0, 11) == 1
-    assert find_name(*index.table, bytes_array(b"acct-00001"), 0, 10) == -1
-    assert index.table[3][5:16].tobytes() == b"acct-000017"
+    assert find_name(index.table, bytes_array(b"acct-000017"), 0, 11) == 1
+    assert find_name(index.table, bytes_array(b"acct-00001"), 0, 10) == -1
+    assert index.table.arena[5:16].tobytes() == b"acct-000017"
 
 
 def test_names_that_meet_at_one_place_with_one_tag_are_told_apart_by_their_bytes() -> None:
@@ -150,7 +150,7 @@ def test_names_that_meet_at_one_place_with_one_tag_are_told_apart_by_their_bytes
     names = [f"{number:x}".encode() for number in range(5000)]
     for name in names:
         index.add(name)
-    tags, ids, _, _ = index.table
+    tags, ids = index.table.tags, index.table.ids
     hashes = [hash_in_python(name) for name in names]
     last = len(tags) - 1
     met = {(hashed & last, hashed >> 56 | 1) for hashed in hashes}

@@ -72,7 +72,7 @@ class LineReader:
         if len(self.fields) < count:
             self.fields = np.zeros((count, LINE_COLUMNS), dtype=np.int64)
         marks = np.empty((count, MARK_COLUMNS), dtype=np.int64)
-        fills = read_marks_into(buffer, begins, ends, self.fields, *self.symbols.table, marks)
+        fills = read_marks_into(buffer, begins, ends, self.fields, self.symbols.table, marks)
         return Lines(marks, message, origin, fills_of(buffer, self.fields[:count]) if fills else no_fill)
 
 

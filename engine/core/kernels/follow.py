@@ -45,11 +45,11 @@ _PPM = 1e6
 
 
 @kernel
-def read_marks_into(buffer, begins, ends, fields, tags, ids, starts, arena, marks):
+def read_marks_into(buffer, begins, ends, fields, names, marks):
     """Write what each line says, and of each the mark that it is, if its symbol is known; return how many are fills.
 
     buffer ... fields        as ``read_lines_into`` takes and leaves them (``lines.py``)
-    tags ... arena           the names of the symbols (``names.py``), in the order of their numbers
+    names                    those of the symbols, in the order of their numbers (``names.py``)
     marks  int64[line, 4]    out, columns above
     """
     read_lines_into(buffer, begins, ends, marks.shape[0], fields)
@@ -60,7 +60,7 @@ def read_marks_into(buffer, begins, ends, fields, tags, ids, starts, arena, mark
             fills += 1
         if fields[line, KIND] == MARK:
             start, length = fields[line, SYMBOL_START], fields[line, SYMBOL_LENGTH]
-            marks[line, SYMBOL] = find_name(tags, ids, starts, arena, buffer, start, length)
+            marks[line, SYMBOL] = find_name(names, buffer, start, length)
             marks[line, MANTISSA], marks[line, PLACES] = fields[line, LINE_PRICE], fields[line, PRICE_PLACES]
             marks[line, TS] = fields[line, LINE_TS]
     return fills

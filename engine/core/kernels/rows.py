@@ -132,7 +132,7 @@ def standing_of(t, row):
 
 @kernel
 def row_standing(t, row):
-    """Return what ``standing_of`` does, to Python."""
+    """Return what ``standing_of`` does, called by name."""
     return standing_of(t, row)
 
 
@@ -150,7 +150,7 @@ def needs_look(t, row):
 
 @subkernel
 def needs_a_look(t, row):
-    """Return what ``needs_look`` does, to Python."""
+    """Return what ``needs_look`` does, called by name."""
     return needs_look(t, row)
 
 
