@@ -224,9 +224,12 @@ def bring_jars() -> Path:
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Keep other processes from bringing anything to ``folder`` meanwhile: Maven's own store is not made for two."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bringing").open("w") as lock:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def run_maven(maven: str, pom: Path, target: Path) -> None:
