@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core.kernels.compile import inlined, kernel, subkernel
+from engine.core.kernels.compile import inlined, kernel
 
 FAN = 16
 _SHIFT = 4
@@ -35,7 +35,7 @@ def top_key(keys, side, base, capacity):
     return keys[side, base + segment_size(capacity) - 1]
 
 
-@subkernel
+@inlined
 def put_key(keys, side, base, capacity, slot, key):
     """Store the key of a slot and bring the maxima above it in line."""
     before = keys[side, base + slot]
@@ -66,7 +66,7 @@ def put_key(keys, side, base, capacity, slot, key):
         width = (width + FAN - 1) >> _SHIFT
 
 
-@subkernel
+@inlined
 def next_crossed(keys, side, base, capacity, slot, price_key):
     """Return the first slot from ``slot`` on whose key is >= ``price_key``, or -1."""
     level, index, width, begin = 0, slot, capacity, base
