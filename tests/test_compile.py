@@ -20,7 +20,7 @@ from engine.core.kernels.cache import CACHE_DIR
 from engine.core.kernels.compile import kernel
 from engine.core.kernels.rows import row_standing
 from engine.edges.warmup import held_shard
-from tests.verb import said
+from tests.verb import ROOT, said
 
 # The value of an inverse contract takes the kernel ``rounded_values``, which is no part of ``row_standing``.
 INVERSE = """
@@ -45,7 +45,7 @@ once = KernelCompiler._compile_core
 
 
 def renamed(self):
-    self.state.func_id.firstlineno += 10_000
+    self.state.func_id.filename += ".moved"
     return once(self)
 
 
@@ -63,6 +63,26 @@ for _ in range(int(sys.argv[1])):
 row_standing.compile((Tables._numba_type_, types.int64))
 (standing,), (rounded,) = row_standing.overloads.values(), rounded_values.overloads.values()
 print(json.dumps([rounded.fndesc.mangled_name, sorted(standing.library.calls)]))
+"""
+
+
+# A module of two kernels, one of which calls the other.
+PAIR = """
+from engine.core.kernels.compile import kernel, subkernel
+
+
+@subkernel
+def doubled(number):
+    return 2 * number
+
+
+@kernel
+def one_more(number):
+    return doubled(number) + 1
+
+
+if __name__ == "__main__":
+    print(one_more(20))
 """
 
 
@@ -111,6 +131,14 @@ def test_a_kernel_has_the_same_name_whenever_it_is_compiled(tmp_path):
     assert first == later
     name, called = first
     assert name in called
+
+
+def test_kernels_of_a_module_that_was_started_are_good_where_it_is_imported(tmp_path):
+    (tmp_path / "pair.py").write_text(PAIR)
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    for command in ("-m pair", "-c", "-m pair", "-c"):
+        program = ["import pair; print(pair.one_more(20))"] if command == "-c" else []
+        assert said(sys.executable, *command.split(), *program, env=env).stdout == "41\n"
 
 
 def test_what_only_kernels_call_is_called_by_a_test_through_one():

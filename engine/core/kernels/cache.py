@@ -79,10 +79,15 @@ class Codec(CompileResultCacheImpl):  # type: ignore[misc]  # numba has no types
         return tuple(result.library.calls.items()), super().reduce(result)
 
     def rebuild(self, target: Any, written: tuple[Any, ...]) -> Any:
-        """Return what was written, all that it calls loaded; None where one of these has another name by now."""
+        """Return what was written, all that it calls loaded; None where one of these has another name or place by now.
+
+        Another place: a module that is started has the name ``__main__``, and its own when it is imported.
+        """
         calls, data = written
         for name, (module, function, signature) in calls:
-            called = getattr(sys.modules[module], function)
+            called = getattr(sys.modules.get(module), function, None)
+            if called is None:
+                return None
             called.compile(signature)
             if called.overloads[signature].fndesc.mangled_name != name:
                 return None

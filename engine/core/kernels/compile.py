@@ -10,6 +10,7 @@ Half of what it still takes is numba's own work in Python.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -40,7 +41,8 @@ class KernelCompiler(Compiler):  # type: ignore[misc]  # numba has no types
 
     def _compile_core(self) -> Any:
         state = self.state
-        state.func_id.unique_id = state.func_id.firstlineno
+        place = f"{state.func_id.filename}:{state.func_id.firstlineno}"
+        state.func_id.unique_id = zlib.crc32(place.encode())
         state.library = Library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         return super()._compile_core()
